@@ -7,7 +7,7 @@ One file is one feature; it is found by its configuration type. Envoy's names: `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from workerproxy.http.headers import HeaderMap, RequestHeaders, ResponseHeaders
@@ -134,3 +134,20 @@ class AccessLogger(Protocol):
 
     def log(self, info: StreamInfo) -> None:
         """Take what is wanted from ``info`` now: it does not outlive the call. Never blocks, never raises."""
+
+
+class BalancedHost(Protocol):
+    """What a load balancer knows of a host."""
+
+    weight: int  # at least 1
+    rq_active: int  # requests in flight from this worker
+
+
+HostT = TypeVar("HostT", bound=BalancedHost)
+HostT_co = TypeVar("HostT_co", covariant=True)
+
+
+class LoadBalancer(Protocol[HostT_co]):
+    """Chooses a host for each request; made anew for every host set, which is never empty and never changes."""
+
+    def choose(self) -> HostT_co: ...

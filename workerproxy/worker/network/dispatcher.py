@@ -1,0 +1,87 @@
+"""The worker's event dispatcher: readiness callbacks, timers, deferred calls. Envoy's name: ``Event::Dispatcher``.
+
+A thin face of the (uvloop) event loop: connections register their callbacks with the loop directly, so that an event
+costs one Python call. Timers are kept in one queue per duration: a request needs several timeouts and nearly all are
+cancelled, so setting and cancelling must be two dictionary operations, without a heap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+# Two timers this close together expire in one tick; far below any timeout's resolution (milliseconds).
+_TICK_S = 0.001
+
+
+class TimerQueue(Generic[T]):
+    """Timeouts of one duration: ``set`` and ``cancel`` are O(1); expiry calls ``callback(target)``, oldest first.
+
+    A target is in the queue at most once. ``duration_s`` is in seconds, above 0.
+    """
+
+    __slots__ = ("_armed", "_callback", "_deadlines", "_loop", "duration_s")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, duration_s: float, callback: Callable[[T], None]) -> None:
+        self.duration_s = duration_s
+        self._loop = loop
+        self._callback = callback
+        self._deadlines: dict[T, float] = {}  # in order of deadline, since all durations are equal
+        self._armed = False
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    def set(self, target: T) -> None:
+        """Start the timeout of ``target``, or start it anew."""
+        deadlines = self._deadlines
+        if target in deadlines:
+            del deadlines[target]
+        deadlines[target] = monotonic() + self.duration_s
+        if not self._armed:
+            self._armed = True
+            self._loop.call_later(self.duration_s, self._expire)
+
+    def cancel(self, target: T) -> None:
+        """Forget the timeout of ``target``; nothing happens when there is none."""
+        self._deadlines.pop(target, None)
+
+    def _expire(self) -> None:
+        deadlines = self._deadlines
+        now = monotonic() + _TICK_S
+        while deadlines:
+            target = next(iter(deadlines))
+            deadline = deadlines[target]
+            if deadline > now:
+                self._loop.call_later(deadline - now + _TICK_S, self._expire)
+                return
+            del deadlines[target]
+            self._callback(target)
+        self._armed = False
+
+
+class Dispatcher:
+    """One per worker."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._queues: dict[tuple[float, Callable[..., None]], TimerQueue[object]] = {}
+
+    def timers(self, duration_s: float, callback: Callable[[T], None]) -> TimerQueue[T]:
+        """The queue of this duration and callback; the same pair gives the same queue, over reloads too."""
+        key = (duration_s, callback)
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = TimerQueue(self.loop, duration_s, callback)  # type: ignore[arg-type]
+        return queue  # type: ignore[return-value]
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """Run ``callback`` in the next turn of the loop."""
+        self.loop.call_soon(callback)
+
+    def call_later(self, delay_s: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        return self.loop.call_later(delay_s, callback)

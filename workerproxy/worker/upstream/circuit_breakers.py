@@ -1,0 +1,58 @@
+"""Circuit breakers: limits on what a cluster may have in use, holding over all workers.
+
+Each limit is a slot of the shared board: a worker writes only its own cell and adds up all of them where it matters.
+As in Envoy the sum is eventually consistent, so a limit can be overshot by what other workers begin in the same
+moment. Envoy's names: ``ResourceManager``, ``cluster.v3.CircuitBreakers.Thresholds``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from workerproxy.control.board import LimitCell
+
+DEFAULT_LIMIT: Final = 1024  # connections, pending requests, requests (Envoy's defaults)
+DEFAULT_RETRIES: Final = 3
+
+
+class Limit:
+    """One limit: ``acquire`` and ``release`` count, ``available`` asks. ``maximum`` 0 refuses everything."""
+
+    __slots__ = ("_cell", "_near", "maximum")
+
+    def __init__(self, cell: LimitCell, maximum: int, workers: int) -> None:
+        self._cell = cell
+        self.maximum = maximum
+        # Far from the limit the other workers' cells are not read: with fewer than this many in use here, what all
+        # workers can overshoot by is an eighth of the limit.
+        self._near = maximum if workers == 1 else maximum // (8 * workers)
+
+    @property
+    def value(self) -> int:
+        """In use by this worker."""
+        return self._cell.value
+
+    def available(self) -> bool:
+        cell = self._cell
+        if cell.value < self._near:
+            return True
+        return cell.total() < self.maximum
+
+    def acquire(self) -> None:
+        self._cell.add(1)
+
+    def release(self) -> None:
+        self._cell.sub(1)
+
+
+class CircuitBreakers:
+    """The limits of one priority of one cluster."""
+
+    __slots__ = ("connections", "pending", "requests", "retries")
+
+    def __init__(self, connections: Limit, pending: Limit, requests: Limit, retries: Limit) -> None:
+        self.connections = connections
+        self.pending = pending
+        self.requests = requests
+        self.retries = retries

@@ -1,0 +1,85 @@
+"""A host: one upstream address of a cluster, its health, its counters, its connection pool.
+
+Envoy's name: ``Upstream::Host``. A host lives as long as its address stays in the cluster, over reloads and DNS updates,
+so its pool and counters do too.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from workerproxy.worker.upstream.connection_pool import ConnectionPool
+
+# HealthStatus of the endpoint's configuration (envoy.config.core.v3.HealthStatus), as far as it matters to the balancer.
+HEALTHY: Final = 0
+DEGRADED: Final = 1
+UNHEALTHY: Final = 2
+HEALTH_FLAGS: Final = ("healthy", "/degraded_eds_health", "/failed_eds_health")
+
+
+class Host:
+    """``address`` is what ``connect`` takes; ``text`` is how logs and admin print it."""
+
+    __slots__ = (
+        "address",
+        "connect_fail",
+        "cx_active",
+        "cx_total",
+        "family",
+        "health",
+        "hostname",
+        "pool",
+        "rq_active",
+        "rq_error",
+        "rq_success",
+        "rq_timeout",
+        "rq_total",
+        "text",
+        "weight",
+    )
+
+    pool: ConnectionPool
+
+    def __init__(
+        self,
+        family: int,
+        address: tuple[str, int] | str,
+        text: str,
+        hostname: str = "",
+        weight: int = 1,
+        health: int = HEALTHY,
+    ) -> None:
+        self.family = family
+        self.address = address
+        self.text = text
+        self.hostname = hostname
+        self.weight = weight
+        self.health = health
+        self.cx_total = 0
+        self.cx_active = 0
+        self.connect_fail = 0
+        self.rq_total = 0
+        self.rq_active = 0
+        self.rq_success = 0
+        self.rq_error = 0
+        self.rq_timeout = 0
+
+    def __repr__(self) -> str:
+        return f"<Host {self.text} {HEALTH_FLAGS[self.health]} weight={self.weight} cx={self.cx_active} rq={self.rq_active}>"
+
+
+def ip_host(ip: str, port: int, hostname: str = "", weight: int = 1, health: int = HEALTHY) -> Host:
+    """A host at an IP address; raises ValueError when ``ip`` is none."""
+    if ":" in ip:
+        socket.inet_pton(socket.AF_INET6, ip)
+        return Host(socket.AF_INET6, (ip, port), f"[{ip}]:{port}", hostname, weight, health)
+    socket.inet_pton(socket.AF_INET, ip)
+    return Host(socket.AF_INET, (ip, port), f"{ip}:{port}", hostname, weight, health)
+
+
+def pipe_host(path: str, hostname: str = "", weight: int = 1, health: int = HEALTHY) -> Host:
+    """A host behind a Unix socket; a leading ``@`` means the abstract namespace."""
+    address = "\0" + path[1:] if path.startswith("@") else path
+    return Host(socket.AF_UNIX, address, path, hostname, weight, health)
