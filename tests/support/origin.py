@@ -19,6 +19,7 @@ from tests.support.framing import body_end, head_end
 from tests.support.processes import wait_until
 
 _CHUNK: Final = 65536
+_TCP_ESTABLISHED: Final = (1, 4, 5)  # Linux TCP states without a FIN from the peer: ESTABLISHED, FIN_WAIT1, FIN_WAIT2
 
 
 class Send(NamedTuple):
@@ -76,6 +77,15 @@ class OriginConnection:
     end: str = ""
     closed_here: bool = False  # the script closed it
     socket: socket.socket = field(default_factory=socket.socket, repr=False)
+
+    def ended_by_peer(self) -> bool:
+        """Whether the proxy's FIN or RST has arrived, even if the script has not read that far."""
+        if self.end or self.closed_here:
+            return bool(self.end)
+        try:
+            return self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] not in _TCP_ESTABLISHED
+        except OSError:
+            return True
 
 
 class Origin:

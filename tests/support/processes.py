@@ -53,7 +53,8 @@ class Process:
 
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         self.argv = list(argv)
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the object
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
+        self._final_output = ""
         self.popen = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
@@ -72,7 +73,9 @@ class Process:
         return self.popen.poll() is None
 
     def output(self) -> str:
-        """Everything printed so far."""
+        """Everything printed so far, or until it was stopped."""
+        if self._output.closed:
+            return self._final_output
         size = os.fstat(self._output.fileno()).st_size
         return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
 
@@ -106,7 +109,10 @@ class Process:
                 self.popen.wait(STOP_TIMEOUT_S)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.popen.pid, signal.SIGKILL)
-        return self.popen.wait()
+        self.popen.wait()
+        self._final_output = self.output()
+        self._output.close()
+        return self.popen.returncode
 
     def __enter__(self) -> Self:
         return self
