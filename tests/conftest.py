@@ -1,7 +1,7 @@
 """What holds for every test: how long one may take is decided by pytest-timeout, not by hypothesis.
 
-On a shared machine a single example may be slow for no fault of its own, so hypothesis has no deadline. Under CI it takes
-the same examples every time; elsewhere each run looks at new ones.
+On a shared machine a single example may be slow for no fault of its own, so hypothesis has no deadline. Under CI it
+takes the same examples every time; elsewhere each run looks at new ones.
 """
 
 from __future__ import annotations
