@@ -61,7 +61,10 @@ static_resources:
       cluster_name: origin
       endpoints:
       - lb_endpoints:
-        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {origin_port}}}}}}}
+{endpoints}"""
+
+ENVOY_ENDPOINT: Final = """\
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}
 """
 
 NGINX_HEAD: Final = """\
@@ -140,6 +143,12 @@ backend origin
 """
 
 
+def envoy_yaml(port: int, admin_port: int, *origin_ports: int) -> str:
+    """The configuration that Envoy and workerproxy read."""
+    endpoints = "".join(ENVOY_ENDPOINT.format(port=origin) for origin in origin_ports)
+    return ENVOY_YAML.format(port=port, admin_port=admin_port, endpoints=endpoints)
+
+
 def find_program(name: str) -> str | None:
     """A program on the PATH or where Debian puts servers."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
@@ -170,6 +179,7 @@ class Place:
     origin_port: int = 0
     pin: tuple[str, ...] = ()
     workers: int = 1
+    more_origin_ports: tuple[int, ...] = ()  # further endpoints, for Envoy and workerproxy
 
     def write(self, name: str, text: str) -> Path:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -226,7 +236,7 @@ def start_haproxy_splice(place: Place) -> Running:
 
 def _start_on_envoy_yaml(name: str, place: Place, program: Sequence[str]) -> Running:
     port, admin_port = free_port(), free_port()
-    text = ENVOY_YAML.format(port=port, admin_port=admin_port, origin_port=place.origin_port)
+    text = envoy_yaml(port, admin_port, place.origin_port, *place.more_origin_ports)
     config = place.write("envoy.yaml", text)
     argv = [*place.pin, *program, "-c", str(config), "--concurrency", str(place.workers), "-l", "warning"]
     return Running(name, port, Process(argv, env={"PYTHONPATH": str(ROOT)}), admin_port)

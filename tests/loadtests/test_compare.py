@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from loadtests import compare, peers, report
 from loadtests.measure import (
@@ -170,7 +171,9 @@ def test_cores_are_shared_without_overlap(monkeypatch: pytest.MonkeyPatch) -> No
     assert compare.share_cores() == compare.Cores()
 
 
-def test_envoy_and_workerproxy_read_the_same_file() -> None:
-    text = peers.ENVOY_YAML.format(port=1, admin_port=2, origin_port=3)
-    assert "port_value: 1}" in text
-    assert "{{" not in text
+def test_configuration_has_one_endpoint_per_origin_port() -> None:
+    bootstrap = yaml.safe_load(peers.envoy_yaml(1, 2, 3, 4))
+    assert bootstrap["admin"]["address"]["socket_address"]["port_value"] == 2
+    [endpoints] = bootstrap["static_resources"]["clusters"][0]["load_assignment"]["endpoints"]
+    ports = [e["endpoint"]["address"]["socket_address"]["port_value"] for e in endpoints["lb_endpoints"]]
+    assert ports == [3, 4]

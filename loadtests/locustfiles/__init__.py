@@ -1,0 +1,1 @@
+"""Locust scenarios, one file each; ``python -m loadtests.run NAME`` plays one."""
