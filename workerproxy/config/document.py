@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from workerproxy.config.errors import DUPLICATE, SYNTAX, ConfigError, Position
 
@@ -20,7 +20,7 @@ MAP: Final = "a mapping"
 # Protobuf's own limit for JSON (json_internal::ParseOptions::recursion_depth); Envoy's binary answers the same.
 MAX_DEPTH: Final = 100
 # A YAML alias can name a list of aliases: bounds what a small text may grow to.
-MAX_NODES: Final = 2_000_000
+MAX_NODES: Final = 500_000
 
 
 class Node:
@@ -28,7 +28,7 @@ class Node:
 
     __slots__ = ("column", "kind", "line", "value")
 
-    def __init__(self, kind: str, value: object, line: int, column: int) -> None:
+    def __init__(self, kind: str, value: Any, line: int, column: int) -> None:
         self.kind = kind
         self.value = value
         self.line = line
@@ -36,17 +36,13 @@ class Node:
 
     def describe(self) -> str:
         """The value in a few words, for "found ..."."""
-        match self.kind:
-            case "null":
-                return "null"
-            case "a boolean":
-                return "true" if self.value else "false"
-            case "a number":
-                return f"the number {self.value}"
-            case "a string":
-                return f"the string {shorten(str(self.value))}"
-            case _:
-                return self.kind
+        if self.kind == BOOL:
+            return "true" if self.value else "false"
+        if self.kind == NUMBER:
+            return f"the number {self.value}"
+        if self.kind == STRING:
+            return f"the string {shorten(self.value)}"
+        return self.kind
 
 
 class Entry:

@@ -21,7 +21,7 @@ class Mark:
     ``children``: field name -> Mark (singular), list of Mark (repeated), dict of Mark (map).
     """
 
-    __slots__ = ("children", "column", "file", "key_column", "key_line", "line")
+    __slots__ = ("children", "column", "failed", "file", "key_column", "key_line", "line")
 
     def __init__(self, file: str, line: int = 0, column: int = 0, key_line: int = 0, key_column: int = 0) -> None:
         self.file = file
@@ -29,7 +29,12 @@ class Mark:
         self.column = column
         self.key_line = key_line or line
         self.key_column = key_column or column
+        self.failed = False  # something was written here, but it could not be read: already reported
         self.children: dict[str, Mark | list[Mark] | dict[str, Mark]] | None = None
+
+    def has(self, name: str) -> bool:
+        """Whether the field was written in the text, with a readable value or not."""
+        return self.children is not None and name in self.children
 
     @property
     def position(self) -> Position:
