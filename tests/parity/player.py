@@ -63,7 +63,8 @@ class Player:
     def _do(self, step: ClientStep) -> None:
         client = self._clients[-1]
         if step.verb == "send":
-            client.send_bytewise(step.data) if self._bytewise else client.send(step.data)
+            data = step.data.replace(b"{listener_port}", b"%d" % self._stage.ports[self._case.listener])
+            client.send_bytewise(data) if self._bytewise else client.send(data)
             self._bytewise = False
         elif step.verb == "segment":
             time.sleep(SEGMENT_S * self._patience)

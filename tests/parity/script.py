@@ -11,7 +11,8 @@ A file begins with defaults (``config:``, ``listener:``); each case begins with 
     - line         only in Envoy's verdict      } the exact difference that ``differs:`` gives the reason for
     + line         only in workerproxy's        }
 
-Escapes in sent text: ``\\r \\n \\t \\0 \\\\ \\xHH``; ``{text*number}`` repeats; ``\\c`` at the end leaves out the CRLF.
+Escapes in sent text: ``\\r \\n \\t \\0 \\\\ \\xHH``; ``{text*number}`` repeats; ``\\c`` at the end leaves out the CRLF;
+``{listener_port}`` is the port of the listener.
 """
 
 from __future__ import annotations
