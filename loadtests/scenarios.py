@@ -24,6 +24,17 @@ BROWSER_HEADERS: Final = {
     "Upgrade-Insecure-Requests": "1",
 }
 
+# The end of every script: one line that ``measure.parse_wrk`` reads.
+RESULT_LUA: Final = (
+    "function done(summary, latency, requests)\n"
+    "  local e = summary.errors\n"
+    f"  io.write(string.format('\\n{RESULT_MARK}"
+    '{"requests": %d, "duration_us": %d, "bytes": %d, "failed": %d, "p50_us": %f, "p99_us": %f}\\n\',\n'
+    "    summary.requests, summary.duration, summary.bytes,\n"
+    "    e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(50), latency:percentile(99)))\n"
+    "end\n"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
@@ -53,7 +64,7 @@ SCENARIOS: Final = (
 
 
 def wrk_script(scenario: Scenario) -> str:
-    """Lua for wrk. Its ``done`` prints one line that ``measure.parse_wrk`` reads.
+    """Lua for wrk.
 
     A fixed rate comes from ``delay``: each connection waits a random time, uniform with the mean that gives the rate,
     between an answer and its next request. wrk starts its clock after the delay.
@@ -65,13 +76,4 @@ def wrk_script(scenario: Scenario) -> str:
     if scenario.rate_per_s:
         mean_ms = scenario.connections * 1000 / scenario.rate_per_s
         lines.append(f"function delay() return math.random(0, {round(2 * mean_ms)}) end")
-    lines.append(
-        "function done(summary, latency, requests)\n"
-        "  local e = summary.errors\n"
-        f"  io.write(string.format('\\n{RESULT_MARK}"
-        '{"requests": %d, "duration_us": %d, "bytes": %d, "failed": %d, "p50_us": %f, "p99_us": %f}\\n\',\n'
-        "    summary.requests, summary.duration, summary.bytes,\n"
-        "    e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(50), latency:percentile(99)))\n"
-        "end"
-    )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, RESULT_LUA])
