@@ -1,7 +1,7 @@
 """Application logs, the same in the main process and in the workers, in Envoy's form.
 
-Loggers are the standard library's, named ``workerproxy.<component>`` (``main``, ``config``, ``upstream``, ``conn_handler``
-...). ``--log-format`` is an spdlog pattern, compiled once; ``%t`` is the process id, since a worker is a process here.
+Loggers are the standard library's, named ``workerproxy.<component>`` (``main``, ``config``, ``upstream`` ...).
+``--log-format`` is an spdlog pattern, compiled once; ``%t`` is the process id, since a worker is a process here.
 The request path does not log; this is for what happens to processes, configurations and listeners.
 """
 
@@ -103,7 +103,7 @@ def level_number(name: str) -> int | None:
 
 def level_name(number: int) -> str:
     """The name of the level a number belongs to."""
-    return next((name for name, value in reversed(LEVELS.items()) if number >= value), "trace")
+    return next((name for name, value in reversed(list(LEVELS.items())) if number >= value), "trace")
 
 
 def set_levels(level: str, components: Mapping[str, str]) -> None:
