@@ -128,6 +128,9 @@ class Player:
 
     def _origin_lines(self) -> list[str]:
         lines: list[str] = []
+        if self._case.origins == "shares":
+            shares = sorted(origin.request_count() for origin in self._stage.origins.values())
+            lines.append(f"requests at the origins: {shares}")
         for name, origin in self._stage.origins.items():
             ended = [connection.ended_by_peer() for connection in origin.connections]
             try:
@@ -135,8 +138,8 @@ class Player:
             except NotReadyError:
                 lines.append(f"{name}: the proxy keeps its side open after FIN")
             for connection, closed in zip(origin.connections, ended, strict=True):
-                if not connection.received:  # opened and not used: a question of speed, not of behaviour
-                    continue
+                if not connection.received or self._case.origins == "shares":
+                    continue  # opened and not used: a question of speed, not of behaviour
                 how = "by the script" if connection.closed_here else "by the proxy" if closed else "not"
                 lines += [f"## {name} connection {connection.number}: closed {how}", *messages(connection.received)]
         return lines

@@ -1,4 +1,6 @@
-"""Write what one proxy does in every case: ``python -m tests.parity.record [--proxy workerproxy] [--out DIR] [NAME ...]``.
+"""Write what one proxy does in every case, as text.
+
+``python -m tests.parity.record [--proxy workerproxy] [--out DIR] [NAME ...]``
 
 One text file per play file; a case is shown with its script and the verdict. NAME selects cases that contain it.
 """

@@ -44,7 +44,7 @@ STEPS: Final = {
     "leave": 0,  # close with FIN
 }
 ANSWER_STEPS: Final = ("next", "head", "start", "accept", "segment", "pause", "close", "reset", "finish")
-ENDS: Final = ("probe", "quiet", "cut")
+_ALLOWED: Final = {"end": ("probe", "quiet", "cut"), "origins": ("bytes", "shares")}
 
 
 class PlayError(ValueError):
@@ -63,10 +63,11 @@ class ClientStep(NamedTuple):
 class Case:
     """One case.
 
-    ``end``: how it is found out whether the connection is still open: ``probe`` sends one more request and wants it answered,
-    ``quiet`` waits a little and sends nothing, ``cut`` does not look. ``log``: so many access-log lines are compared.
+    ``end``: how it is found out whether the connection is still open: ``probe`` sends one more request and wants it
+    answered, ``quiet`` waits a little and sends nothing, ``cut`` does not look. ``log``: so many access-log lines are compared.
     ``stats``: counters whose growth is compared. ``takes``: seconds the script must last, with both proxies.
-    ``differs``: the reason why workerproxy's verdict differs, exactly by ``envoy_lines`` and ``our_lines``.
+    ``origins``: ``bytes`` compares what each origin received, ``shares`` only how many requests (which one comes first is
+    random). ``differs``: the reason why workerproxy's verdict differs from Envoy's, exactly by ``differences``.
     """
 
     name: str
@@ -76,10 +77,10 @@ class Case:
     log: int = 0
     stats: list[str] = field(default_factory=list)
     takes: float = 0.0
+    origins: str = "bytes"
     why: str = ""
     differs: str = ""
-    envoy_lines: list[str] = field(default_factory=list)
-    our_lines: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
     client: list[ClientStep] = field(default_factory=list)
     origin: list[Answer] = field(default_factory=list)
     text: str = ""
@@ -141,8 +142,8 @@ class _Reader:
             "! ": self._client_step,
             "< ": self._back.append,
             "<!": self._answer_step,
-            "- ": self.case.envoy_lines.append,
-            "+ ": self.case.our_lines.append,
+            "- ": lambda text: self.case.differences.append(f"- {text}"),
+            "+ ": lambda text: self.case.differences.append(f"+ {text}"),
         }
         for line in filter(None, lines):
             mark, rest = (line + " ")[:2], line[2:]
@@ -154,6 +155,8 @@ class _Reader:
                 self._set(*_key_value(line))
         self._flush_client()
         self._end_answer("request")
+        if bool(self.case.differs) != bool(self.case.differences):
+            raise ValueError("differs: and lines with - or + belong together")
         if all(step.verb == "send" for step in self.case.client):
             self.case.client.append(ClientStep("response"))
         return self.case
@@ -162,9 +165,9 @@ class _Reader:
         self.case.why = f"{self.case.why} {text}".strip()
 
     def _set(self, key: str, value: str) -> None:
-        if key in ("config", "listener", "end", "differs"):
-            if key == "end" and value not in ENDS:
-                raise ValueError(f"end is one of {ENDS}, not {value!r}")
+        if key in ("config", "listener", "end", "origins", "differs"):
+            if value not in _ALLOWED.get(key, (value,)):
+                raise ValueError(f"{key} is one of {_ALLOWED[key]}, not {value!r}")
             setattr(self.case, key, value)
         elif key == "log":
             self.case.log = int(value)

@@ -1,16 +1,20 @@
 """What came of one case, as lines of text: two proxies agree when their lines are equal.
 
 Normalised here, and nowhere else: the order of header fields with different names; the values of ``date``,
-``x-envoy-upstream-service-time`` and of generated UUIDs; the division of a chunked body into chunks; ports; in
-access-log lines also times and durations. A value that the script itself sent stays as it is.
+``x-envoy-upstream-service-time`` and of generated UUIDs; the division of a chunked body into chunks; ports; this
+machine's address (appended to ``x-forwarded-for`` for loopback peers); in access-log lines also times and durations.
+A value that the script itself sent stays as it is.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Mapping
 from typing import Final
+
+import psutil
 
 from tests.support.framing import body_end, dechunk, head_end
 
@@ -19,7 +23,6 @@ _UUID: Final = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-([0-9a-f])[0-9a-f]{3}-[0-9
 _DATE: Final = re.compile(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT")
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 _SERVICE_TIME: Final = re.compile(r"^(x-envoy-upstream-service-time: )\d+$", re.MULTILINE | re.IGNORECASE)
-_EXPECTED_TIME: Final = re.compile(r"^(x-envoy-expected-rq-timeout-ms: )\d+$", re.MULTILINE)
 
 
 class Normaliser:
@@ -27,6 +30,7 @@ class Normaliser:
 
     def __init__(self, sent: bytes, ports: Mapping[int, str]) -> None:
         self._sent = sent.decode("latin-1")
+        self._own_address = own_address()
         self._ports = {str(port): name for port, name in ports.items()}
 
     def __call__(self, text: str) -> str:
@@ -34,10 +38,20 @@ class Normaliser:
         text = _DATE.sub(lambda match: match[0] if match[0] in self._sent else "<date>", text)
         text = _TIMESTAMP.sub("<time>", text)
         text = _SERVICE_TIME.sub(r"\1<ms>", text)
-        return re.sub(r"(?<=[:=\"])\d{4,5}\b", lambda match: self._ports.get(match[0], match[0]), text)
+        text = text.replace(self._own_address, "<own address>") if self._own_address else text
+        return re.sub(r"(?<![\w.])\d{4,5}\b", lambda match: self._ports.get(match[0], match[0]), text)
 
     def _uuid(self, match: re.Match[str]) -> str:
         return match[0] if match[0] in self._sent else f"<new uuid, version {match[1]}>"
+
+
+def own_address() -> str:
+    """The first IPv4 address of a real interface, as Envoy takes it for its node address; "" without a network."""
+    for addresses in psutil.net_if_addrs().values():
+        for each in addresses:
+            if each.family == socket.AF_INET and not each.address.startswith("127."):
+                return str(each.address)
+    return ""
 
 
 def messages(data: bytes) -> list[str]:
@@ -67,7 +81,7 @@ def log_line(line: str) -> str:
     if line.startswith("{"):
         fields = json.loads(line)
         return json.dumps({key: "<ms>" if "duration" in key else fields[key] for key in fields}, sort_keys=True)
-    return re.sub(r'^(\[\S+\] "[^"]*" \d+ \S+ \d+ \d+ )\d+ (\d+|-) ', _default_log_times, line)
+    return re.sub(r'^(\[\S+\] ".*?" \d+ \S+ \d+ \d+ )\d+ (\d+|-) ', _default_log_times, line)
 
 
 def _default_log_times(match: re.Match[str]) -> str:
