@@ -67,13 +67,15 @@ class Formatter:
     ``format_bytes(info)`` gives the text for a request; ``constant`` is that text when all requests have the same.
     """
 
-    __slots__ = ("constant", "format_bytes")
+    __slots__ = ("constant", "format_bytes", "unsafe")
 
     constant: bytes | None
     format_bytes: Callable[[StreamInfo], bytes]
+    unsafe: bool  # the text may hold control characters that a client chose
 
     def __init__(self, parts: list[Compiled], unset: bytes) -> None:
         self.constant = None
+        self.unsafe = any(part.unsafe for part in parts)
         if all(part.kind == CONSTANT for part in parts):
             text = b"".join([part.text for part in parts])
             self.constant = text
