@@ -52,7 +52,7 @@ peers: $(VENV)/.peers  ## nginx, haproxy, wrk and strace, for tests and load tes
 # ---- use
 
 run: $(VENV)/.run  ## install, then two workers in front of a demo origin (WORKERS=n)
-	@sh scripts/run-demo.sh $(BIN)/python --workers $(WORKERS)
+	@$(BIN)/python scripts/run_demo.py --workers $(WORKERS)
 
 # ---- check
 
