@@ -93,6 +93,7 @@ class StatsWriter:
         self._codes: dict[str, _Codes] = {}
         self._histograms: list[tuple[Histogram, int]] = []
         self._full_said = False
+        self.before_flush: list[Callable[[], None]] = []  # called first: whoever counts in larger steps
         _HEADER.pack_into(segment, 0, _MAGIC, _DIRECTORY_START, 0)
 
     def group(self, prefix: str, cls: type[GroupT]) -> GroupT:
@@ -123,6 +124,8 @@ class StatsWriter:
 
     def flush(self) -> None:
         """Publish everything. Unchanged groups cost one comparison."""
+        for collect in self.before_flush:
+            collect()
         buffer = self._buffer
         for group in self._groups.values():
             values = group.read(group.instance)

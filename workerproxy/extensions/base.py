@@ -102,6 +102,8 @@ class StreamFilter:
     ``end_stream`` is true on the last call of a direction that has no trailers.
     """
 
+    __slots__ = ("callbacks",)
+
     callbacks: FilterCallbacks
 
     def decode_headers(self, headers: RequestHeaders, end_stream: bool) -> int:

@@ -94,6 +94,9 @@ ROUTE_NOT_FOUND: Final = Outcome(404, b"", "route_not_found", NR)
 CLUSTER_NOT_FOUND: Final = Outcome(503, b"", "cluster_not_found", NC)
 NO_HEALTHY_UPSTREAM: Final = Outcome(503, b"no healthy upstream", "no_healthy_upstream", UH)
 RESPONSE_TIMEOUT: Final = Outcome(504, b"upstream request timeout", "response_timeout", UT)
+UPSTREAM_MAX_STREAM_DURATION: Final = Outcome(
+    504, b"upstream max stream duration reached", "upstream_max_stream_duration_reached", UMSDR
+)
 STREAM_IDLE_TIMEOUT: Final = Outcome(408, b"stream timeout", "stream_idle_timeout", SI)
 REQUEST_TIMEOUT: Final = Outcome(408, b"request timeout", "request_overall_timeout")
 REQUEST_HEADER_TIMEOUT: Final = Outcome(408, b"request header timeout", "request_header_timeout")
@@ -102,7 +105,9 @@ MISSING_HOST: Final = Outcome(400, b"", "missing_host_header")
 MISSING_PATH: Final = Outcome(404, b"", "missing_path_rejected")
 ABSOLUTE_PATH_REJECTED: Final = Outcome(404, b"", "absolute_path_rejected")
 PATH_NORMALIZATION_FAILED: Final = Outcome(400, b"", "path_normalization_failed")
+NORMALIZED_PATH_REDIRECT: Final = Outcome(307, b"", "path_normalization_failed")
 LOW_VERSION: Final = Outcome(426, b"", "low_version", DPE)
+INVALID_REQUEST_HEADER_ADDED: Final = Outcome(503, b"", "filter_added_invalid_request_data")
 UPGRADE_FAILED: Final = Outcome(403, b"", "upgrade_failed")
 REQUEST_PAYLOAD_TOO_LARGE: Final = Outcome(413, b"Payload Too Large", "request_payload_too_large")
 RESPONSE_PAYLOAD_TOO_LARGE: Final = Outcome(500, b"Internal Server Error", "response_payload_too_large")
@@ -131,11 +136,11 @@ PROTOCOL_ERROR: Final = ResetReason("protocol error", UPE)
 
 
 def reset_before_response(reason: ResetReason, transport_failure: str = "") -> Outcome:
-    """The 503 for an upstream that failed before its response headers (``Router::onUpstreamAbort``)."""
+    """The 503 (502 for garbage) for an upstream that failed before its response headers (``Router::onUpstreamAbort``)."""
     text = f"upstream connect error or disconnect/reset before headers. reset reason: {reason.text}"
     details = reason.text
     if transport_failure:
         text += f", transport failure reason: {transport_failure}"
         details += f"|{transport_failure}"
     details = f"upstream_reset_before_response_started{{{details}}}".replace(" ", "_")
-    return Outcome(503, text.encode(), details, reason.flag)
+    return Outcome(502 if reason is PROTOCOL_ERROR else 503, text.encode(), details, reason.flag)

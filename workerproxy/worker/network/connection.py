@@ -262,6 +262,12 @@ class Connection:
             self._writer_on = False
             self._loop.remove_writer(self.fd)
 
+    def take_byte_counts(self) -> tuple[int, int]:
+        """Bytes read and written since the last call."""
+        counts = self.bytes_read, self.bytes_written
+        self.bytes_read = self.bytes_written = 0
+        return counts
+
     @property
     def above_high(self) -> bool:
         return self._above_high

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from workerproxy.http import outcome
 from workerproxy.worker.http.codec.client_codec import ClientCodec
 from workerproxy.worker.network.connection import CLOSED, Connection, connect_error, errno_text
+from workerproxy.worker.network.listener import address_text
 
 if TYPE_CHECKING:
     from workerproxy.worker.router.upstream_request import UpstreamRequest
@@ -53,7 +54,6 @@ class ActiveClient:
     )
 
     connection: Connection
-    local_address: str
 
     def __init__(self, pool: ConnectionPool, connection_id: int) -> None:
         self.pool = pool
@@ -100,6 +100,7 @@ class ActiveClient:
             self._connect_failed(error, immediate=False)
             return
         self.connected_at = monotonic()
+        self.local_address = address_text(self.sock.family, self.sock.getsockname())
         self.connection.start_reading()
         self.pool.on_connected(self)
 

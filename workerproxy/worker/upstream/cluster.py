@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from workerproxy.worker.upstream.active_client import ActiveClient
     from workerproxy.worker.upstream.circuit_breakers import CircuitBreakers
     from workerproxy.worker.upstream.code_stats import CodeStats
-    from workerproxy.worker.upstream.stats import ClusterStats
+    from workerproxy.worker.upstream.stats import CircuitBreakerStats, ClusterStats
 
 DEFAULT_CONNECT_TIMEOUT_S: Final = 5.0
 DEFAULT_IDLE_TIMEOUT_S: Final = 3600.0
@@ -79,6 +79,7 @@ class Cluster:
         stats: ClusterStats,
         codes: CodeStats,
         breakers: CircuitBreakers,
+        breaker_stats: CircuitBreakerStats,
         make_balancer: Callable[[Sequence[Host]], LoadBalancer[Host]],
         fingerprint: bytes = b"",
     ) -> None:
@@ -87,6 +88,7 @@ class Cluster:
         self.stats = stats
         self.codes = codes
         self.breakers = breakers
+        self._breaker_stats = breaker_stats
         self.fingerprint = fingerprint  # of the configuration it was built from: equal means it can stay
         self.hosts: list[Host] = []
         self.panicking = False
@@ -146,6 +148,18 @@ class Cluster:
             self.panicking = True
             return [] if self.settings.fail_traffic_on_panic else list(self.hosts)
         return healthy or fit
+
+    def collect_stats(self) -> None:
+        """Bring up to date what is not counted request by request; called before statistics are published."""
+        breakers, stats = self.breakers, self._breaker_stats
+        stats.cx_open = int(not breakers.connections.available())
+        stats.rq_pending_open = int(not breakers.pending.available())
+        stats.rq_open = int(not breakers.requests.available())
+        stats.rq_retry_open = int(not breakers.retries.available())
+        self.stats.upstream_cx_http1_total = self.stats.upstream_cx_total
+        self.codes.collect()
+        for host in self.hosts:
+            host.pool.collect_bytes()
 
     def drain(self) -> None:
         """The cluster was removed: nothing idle stays, busy connections end with their request."""

@@ -259,10 +259,21 @@ class ConnectionPool:
             stats.upstream_cx_destroy_local += 1
         else:
             stats.upstream_cx_destroy_remote += 1
-        stats.upstream_cx_rx_bytes_total += client.connection.bytes_read
-        stats.upstream_cx_tx_bytes_total += client.connection.bytes_written
+        self._count_bytes(client)
         stats.upstream_cx_length_ms.record(round((monotonic() - client.connect_started) * 1000))
         cluster.breakers.connections.release()
+
+    def collect_bytes(self) -> None:
+        """Count the bytes that open connections have moved since the last time."""
+        for client in self.ready:
+            self._count_bytes(client)
+        for client in self.busy:
+            self._count_bytes(client)
+
+    def _count_bytes(self, client: ActiveClient) -> None:
+        read, written = client.connection.take_byte_counts()
+        self.cluster.stats.upstream_cx_rx_bytes_total += read
+        self.cluster.stats.upstream_cx_tx_bytes_total += written
 
     # draining
 

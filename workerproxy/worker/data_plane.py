@@ -1,0 +1,243 @@
+"""The data plane of one worker: listeners and clusters of the committed configuration, and the next one being prepared.
+
+Builds runtime objects from the bootstrap, top to bottom, in the order of a request: listener -> connection manager ->
+filters -> routes -> clusters. ``prepare`` builds everything and serves nothing; ``commit`` swaps. Streams keep what they
+began with. Driven by ``worker.py``.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from workerproxy.control.stats import stat_name
+from workerproxy.extensions.registry import Registry
+from workerproxy.worker.access_logs import AccessLogs
+from workerproxy.worker.context import Refused, WorkerContext
+from workerproxy.worker.http.date import DateProvider
+from workerproxy.worker.http.drain import DrainState
+from workerproxy.worker.http.listener import HttpListener
+from workerproxy.worker.http.listener_builder import ListenerBuilder, machine_address
+from workerproxy.worker.http.request_id import RequestIds
+from workerproxy.worker.http.stats import ListenerHttpStats, ListenerStats, WorkerListenerStats
+from workerproxy.worker.network.dispatcher import Dispatcher
+from workerproxy.worker.network.splice import PipePool
+from workerproxy.worker.upstream.cluster_builder import ClusterBuilder, hosts_of
+from workerproxy.worker.upstream.cluster_manager import ClusterManager
+from workerproxy.worker.upstream.host import HEALTH_FLAGS
+
+if TYPE_CHECKING:
+    from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+    from envoy.config.listener.v3.listener_pb2 import Listener
+
+    from workerproxy.worker.http.settings import ConnectionManagerConfig
+    from workerproxy.worker.upstream.cluster import Cluster
+    from workerproxy.worker.upstream.host import Host
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """One version of the configuration, built."""
+
+    version: int
+    clusters: dict[str, Cluster]
+    hosts: dict[str, list[Host]]  # what each cluster's host set becomes at commit
+    listeners: dict[str, tuple[Listener, ConnectionManagerConfig]]
+
+
+class DataPlane:
+    """See ``context.DataPlaneInterface`` for what each method promises."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._dispatcher = Dispatcher(context.loop)
+        self._pipes = PipePool()
+        self._clusters = ClusterManager()
+        self._drain = DrainState()
+        self._access_logs = AccessLogs(context)
+        registry = Registry()
+        self._cluster_builder = ClusterBuilder(context, self._dispatcher, registry)
+        self._listener_builder = ListenerBuilder(
+            context,
+            self._dispatcher,
+            registry,
+            self._clusters,
+            self._drain,
+            DateProvider(self._dispatcher),
+            RequestIds(),
+            self._access_logs,
+        )
+        self._listeners: dict[str, HttpListener] = {}
+        self._closing: list[HttpListener] = []  # gone from the configuration, with connections that finish
+        self._sockets: dict[str, list[socket.socket]] = {}
+        self._prepared: Snapshot | None = None
+        self._accepting = True
+        context.stats.before_flush.append(self.collect_stats)
+
+    # configuration
+
+    def prepare(
+        self, version: int, bootstrap: Bootstrap, hosts: dict[str, list[tuple[str, int]]], slots: dict[str, int]
+    ) -> None:
+        resources = bootstrap.static_resources
+        clusters: dict[str, Cluster] = {}
+        members: dict[str, list[Host]] = {}
+        for config in resources.clusters:
+            clusters[config.name] = self._cluster_builder.build(
+                config, slots, self._clusters.clusters.get(config.name)
+            )
+            try:
+                members[config.name] = hosts_of(config, hosts.get(config.name))
+            except (OSError, ValueError) as error:
+                raise Refused(f"cluster {config.name}: {error}") from None
+        listeners = {
+            listener.name: (listener, self._listener_builder.build(listener, self._port_of(listener)))
+            for listener in resources.listeners
+        }
+        self._prepared = Snapshot(version, clusters, members, listeners)
+
+    def commit(self, version: int) -> None:
+        prepared = self._prepared
+        if prepared is None or prepared.version != version:
+            raise RuntimeError(f"version {version} was not prepared")
+        self._prepared = None
+        for name, cluster in prepared.clusters.items():
+            cluster.set_hosts(prepared.hosts[name])
+        self._clusters.replace(prepared.clusters)
+        for name in [name for name in self._listeners if name not in prepared.listeners]:
+            self._remove_listener(name)
+        for name, (config, manager) in prepared.listeners.items():
+            listener = self._listeners.get(name)
+            if listener is None:
+                self._add_listener(config, manager)
+            else:
+                listener.config = manager
+
+    def abort(self, version: int) -> None:
+        if self._prepared is not None and self._prepared.version == version:
+            self._prepared = None
+
+    def update_hosts(self, cluster: str, hosts: list[tuple[str, int]]) -> None:
+        known = self._clusters.clusters.get(cluster)
+        if known is not None:
+            known.set_hosts(known.resolved_hosts(hosts))
+
+    # listeners
+
+    def _add_listener(self, config: Listener, manager: ConnectionManagerConfig) -> None:
+        writer = self._context.stats
+        prefix = f"listener.{stat_name(config.stat_prefix or _address_of(config))}."
+        listener = HttpListener(
+            config.name,
+            self._dispatcher,
+            self._pipes,
+            manager,
+            writer.group(prefix, ListenerStats),
+            writer.group(f"{prefix}worker_{self._context.worker_id}.", WorkerListenerStats),
+            writer.group(f"{prefix}http.{stat_name(manager.stat_prefix)}.", ListenerHttpStats),
+            machine_address(socket.AF_INET),
+        )
+        self._listeners[config.name] = listener
+        for sock in self._sockets.pop(config.name, ()):
+            listener.add_socket(sock)
+        if self._accepting:
+            listener.start()
+
+    def _remove_listener(self, name: str) -> None:
+        listener = self._listeners.pop(name)
+        listener.close()
+        if listener.connections:
+            self._closing.append(listener)
+
+    def add_listener_socket(self, listener_name: str, sock: socket.socket) -> None:
+        listener = self._listeners.get(listener_name)
+        if listener is not None:
+            listener.add_socket(sock)
+        else:
+            self._sockets.setdefault(listener_name, []).append(sock)
+
+    def _port_of(self, config: Listener) -> int:
+        """The port that was really bound, for ``port_value: 0``."""
+        known = self._sockets.get(config.name)
+        if known and known[0].family != socket.AF_UNIX:
+            return int(known[0].getsockname()[1])
+        listener = self._listeners.get(config.name)
+        if listener is not None and listener.port:
+            return listener.port
+        return int(config.address.socket_address.port_value)
+
+    # draining
+
+    def start_drain(self, seconds: float, gradual: bool) -> None:
+        self._drain.start(seconds, gradual=gradual)
+        if not gradual:
+            for listener in self._all_listeners():
+                listener.drain()
+
+    def end_drain(self) -> None:
+        self._drain.stop()
+
+    def stop_accepting(self) -> None:
+        self._accepting = False
+        for listener in self._listeners.values():
+            listener.stop_accepting()
+
+    def active_connections(self) -> int:
+        self._closing = [listener for listener in self._closing if listener.connections]
+        return sum(len(listener.connections) for listener in self._all_listeners())
+
+    def close_all(self) -> None:
+        for listener in self._all_listeners():
+            listener.close_all()
+
+    def _all_listeners(self) -> list[HttpListener]:
+        return [*self._listeners.values(), *self._closing]
+
+    # logs and reports
+
+    def reopen_logs(self) -> None:
+        self._access_logs.reopen()
+
+    def flush_logs(self) -> None:
+        self._access_logs.flush()
+
+    def collect_stats(self) -> None:
+        """Bring up to date what is not counted request by request; called before statistics are published."""
+        for cluster in self._clusters.clusters.values():
+            cluster.collect_stats()
+        for listener in self._all_listeners():
+            listener.collect_stats()
+
+    def cluster_report(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": cluster.settings.name,
+                "hosts": [
+                    {
+                        "address": host.text,
+                        "hostname": host.hostname,
+                        "weight": host.weight,
+                        "health_flags": HEALTH_FLAGS[host.health],
+                        "cx_active": host.cx_active,
+                        "cx_connect_fail": host.connect_fail,
+                        "cx_total": host.cx_total,
+                        "rq_active": host.rq_active,
+                        "rq_error": host.rq_error,
+                        "rq_success": host.rq_success,
+                        "rq_timeout": host.rq_timeout,
+                        "rq_total": host.rq_total,
+                    }
+                    for host in cluster.hosts
+                ],
+            }
+            for cluster in self._clusters.clusters.values()
+        ]
+
+
+def _address_of(config: Listener) -> str:
+    """The listener's address as its statistics are named by (``0.0.0.0_10000``)."""
+    if config.address.HasField("pipe"):
+        return str(config.address.pipe.path)
+    at = config.address.socket_address
+    return f"[{at.address}]:{at.port_value}" if ":" in at.address else f"{at.address}:{at.port_value}"

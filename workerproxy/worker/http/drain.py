@@ -1,0 +1,40 @@
+"""Draining: from a certain moment on responses say ``connection: close``. Envoy's name: ``DrainManager``.
+
+Gradual: the share of responses that do grows from 0 to all of them over the drain time, so that clients do not come
+back all at once. Immediate: all of them.
+"""
+
+from __future__ import annotations
+
+import random
+from time import monotonic
+
+
+class DrainState:
+    """One per worker. ``active`` is all that a running proxy looks at."""
+
+    __slots__ = ("_gradual", "_seconds", "_started", "active")
+
+    def __init__(self) -> None:
+        self.active = False
+        self._started = 0.0
+        self._seconds = 0.0
+        self._gradual = True
+
+    def __repr__(self) -> str:
+        return f"<DrainState {'draining' if self.active else 'off'}>"
+
+    def start(self, seconds: float, *, gradual: bool) -> None:
+        self._started = monotonic()
+        self._seconds = seconds
+        self._gradual = gradual
+        self.active = True
+
+    def stop(self) -> None:
+        self.active = False
+
+    def close_now(self) -> bool:
+        """Whether the response being made should close its connection. Only while ``active``."""
+        if not self._gradual or self._seconds <= 0:
+            return True
+        return random.random() * self._seconds < monotonic() - self._started
