@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -127,14 +127,11 @@ def _unsupported_value(field: Field, value: Any, values: tuple[str | bool | int,
         value = value.value
     if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
         known = field.descriptor.enum_type.values_by_number.get(value)
-        value = known.name if known is not None else value
+        if known is None:
+            return ""  # no Envoy value either: the constraints say so
+        value = known.name
     return "" if value in values else _text(value)
 
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def fields_of(table: SupportTable) -> Mapping[str, Mapping[str, Support]]:
-    """The whole table, for documentation."""
-    return table.messages
