@@ -1,6 +1,6 @@
 """Play files: what each case sends and answers, as text. docs/parity.md, "How a play reads", is the manual.
 
-A file begins with defaults (``config:``, ``listener:``); each case begins with ``=== name``. In a case:
+A file begins with ``about:`` and defaults (``config:``, ``listener:``); each case begins with ``=== name``. In a case:
 
     key: value     config, listener, end, log, stats, takes, differs (see ``Case``)
     # text         why the case is there
@@ -18,7 +18,7 @@ Escapes in sent text: ``\\r \\n \\t \\0 \\\\ \\xHH``; ``{text*number}`` repeats;
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -64,10 +64,10 @@ class Case:
     """One case.
 
     ``end``: how it is found out whether the connection is still open: ``probe`` sends one more request and wants it
-    answered, ``quiet`` waits a little and sends nothing, ``cut`` does not look. ``log``: so many access-log lines are compared.
-    ``stats``: counters whose growth is compared. ``takes``: seconds the script must last, with both proxies.
-    ``origins``: ``bytes`` compares what each origin received, ``shares`` only how many requests (which one comes first is
-    random). ``differs``: the reason why workerproxy's verdict differs from Envoy's, exactly by ``differences``.
+    answered, ``quiet`` waits a little and sends nothing, ``cut`` does not look. ``log``: so many access-log lines are
+    compared. ``stats``: counters whose growth is compared. ``takes``: seconds the script must last, with both proxies.
+    ``origins``: ``bytes`` compares what each origin received, ``shares`` only how many requests each got (which one is
+    first is random). ``differs``: why workerproxy's verdict differs from Envoy's, exactly by ``differences``.
     """
 
     name: str
@@ -93,20 +93,28 @@ class Case:
         return client + origin
 
 
+class Family(NamedTuple):
+    """One play file: its name, what it is about, its cases in order."""
+
+    name: str
+    about: str
+    cases: list[Case]
+
+
+def read_families(folder: Path = PLAYS) -> list[Family]:
+    """Every play file, ordered by name. Raises PlayError."""
+    return [read_play(path) for path in sorted(folder.glob("*.play"))]
+
+
 def read_plays(folder: Path = PLAYS) -> list[Case]:
-    """Every case of every play file, ordered by file name. Raises PlayError."""
-    cases = [case for path in sorted(folder.glob("*.play")) for case in read_play(path)]
-    seen: set[str] = set()
-    for case in cases:
-        if case.name in seen:
-            raise PlayError(f"two cases are named {case.name}")
-        seen.add(case.name)
-    return cases
+    """Every case of every play file. Raises PlayError."""
+    return [case for family in read_families(folder) for case in family.cases]
 
 
-def read_play(path: Path) -> Iterator[Case]:
-    """The cases of one file; their names begin with the file's."""
+def read_play(path: Path) -> Family:
+    """One file. The names of its cases begin with the file's name. Raises PlayError."""
     defaults: dict[str, str] = {}
+    cases: dict[str, Case] = {}
     lines: list[str] = []
     name = ""
     for number, line in enumerate([*path.read_text().splitlines(), "=== "], 1):
@@ -114,13 +122,16 @@ def read_play(path: Path) -> Iterator[Case]:
             lines.append(line)
             continue
         try:
+            if name in cases:
+                raise ValueError("another case has this name")
             if name:
-                yield _Reader(Case(f"{path.stem}/{name}", text="\n".join(lines)), defaults).read(lines)
+                cases[name] = _Reader(Case(f"{path.stem}/{name}", text="\n".join(lines)), defaults).read(lines)
             else:
                 defaults = dict(_key_value(text) for text in lines if text and text[0] != "#")
         except (ValueError, KeyError) as error:
             raise PlayError(f"{path.name}, case {name!r} before line {number}: {error}") from error
         name, lines = line[3:].strip(), []
+    return Family(path.stem, defaults.get("about", ""), list(cases.values()))
 
 
 class _Reader:
@@ -133,7 +144,8 @@ class _Reader:
         self._answer: list[Step] = []
         self._when = "request"
         for key, value in defaults.items():
-            self._set(key, value)
+            if key != "about":
+                self._set(key, value)
 
     def read(self, lines: list[str]) -> Case:
         kinds: dict[str, Callable[[str], None]] = {
