@@ -34,7 +34,8 @@ class Body(list[bytes]):
     def size(self) -> int:
         return sum(map(len, self))
 
-    def bytes(self) -> bytes:
+    def join(self) -> bytes:
+        """The content in one piece."""
         return b"".join(self)
 
     def set(self, data: bytes) -> None:

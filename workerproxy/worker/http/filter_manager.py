@@ -33,8 +33,8 @@ STOPPED: Final = 1  # the filter said stop; data and trailers still reach it, an
 STOPPED_ALL: Final = 2  # nothing reaches it until it says continue
 _STATE_NAMES: Final = ("flowing", "stopped", "stopped all")
 
-HeadersT = TypeVar("HeadersT", RequestHeaders, ResponseHeaders)
-HeadersT_contra = TypeVar("HeadersT_contra", RequestHeaders, ResponseHeaders, contravariant=True)
+HeadersT = TypeVar("HeadersT", bound=HeaderMap)
+HeadersT_contra = TypeVar("HeadersT_contra", bound=HeaderMap, contravariant=True)
 
 
 class Sink(Protocol[HeadersT_contra]):

@@ -256,7 +256,7 @@ class HeaderRules:
             if forwarded_for is None:
                 headers[b"x-forwarded-for"] = peer
             else:
-                headers.replace(b"x-forwarded-for", b"%b,%b" % (headers.joined(b"x-forwarded-for"), peer))
+                _append(headers, b"x-forwarded-for", peer, b",")
         if not hops or b"x-forwarded-proto" not in headers:
             headers.replace(b"x-forwarded-proto", b"http")
         if settings.append_x_forwarded_port and not hops:

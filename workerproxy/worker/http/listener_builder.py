@@ -28,7 +28,7 @@ from workerproxy.worker.http.settings import (
 from workerproxy.worker.http.stats import ConnectionManagerStats
 from workerproxy.worker.network.connection import Connection
 from workerproxy.worker.router.errors import RouteConfigError
-from workerproxy.worker.router.route_table import RouteTable
+from workerproxy.worker.router.route_table import RouteTable, RouteTableSettings
 from workerproxy.worker.router.router import RouterConfig
 from workerproxy.worker.router.stats import RouterStats
 from workerproxy.worker.upstream.cluster_builder import seconds
@@ -95,7 +95,7 @@ class ListenerBuilder:
         filters, router = self._filters(listener, hcm)
         suppress = router.suppress_envoy_headers
         try:
-            routes = RouteTable(hcm.route_config, keep_original_headers=not suppress)
+            routes = RouteTable(hcm.route_config, RouteTableSettings(suppress_envoy_headers=suppress))
         except RouteConfigError as error:
             raise Refused(f"listener {listener.name}: route_config.{error}") from None
         common, http1 = hcm.common_http_protocol_options, hcm.http_protocol_options

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Final
 from workerproxy.extensions.base import STOP_ITERATION, STOP_NO_BUFFER, Body, StreamFilter
 from workerproxy.http import outcome
 from workerproxy.http.outcome import Outcome
-from workerproxy.worker.router.rewrite import set_authority
-from workerproxy.worker.router.route import REDIRECT
 from workerproxy.worker.router.upstream_request import UpstreamRequest
 
 if TYPE_CHECKING:
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from workerproxy.worker.http.codec.messages import ResponseMessage
     from workerproxy.worker.http.stream import ActiveStream
     from workerproxy.worker.network.dispatcher import Dispatcher, TimerQueue
+    from workerproxy.worker.router.direct_response import DirectResponse
     from workerproxy.worker.router.route import Route
     from workerproxy.worker.router.stats import RouterStats
     from workerproxy.worker.upstream.cluster import Cluster
@@ -126,10 +125,10 @@ class Router(StreamFilter):
             config.stats.no_route += 1
             stream.local_reply(outcome.ROUTE_NOT_FOUND)
             return STOP_ITERATION
-        if route.respond is not None:
-            self._respond_directly(route)
+        if route.direct_response is not None:
+            self._respond_directly(route, route.direct_response)
             return STOP_ITERATION
-        name = route.cluster or route.cluster_name(headers)
+        name = route.cluster or route.select_cluster(headers, stream)
         cluster = config.clusters.clusters.get(name)
         if cluster is None:
             config.stats.no_cluster += 1
@@ -158,7 +157,7 @@ class Router(StreamFilter):
         if route.include_request_attempt_count:
             headers.replace(b"x-envoy-attempt-count", b"1")
         if route.auto_host_rewrite:
-            self._rewrite_host(route, headers, host.hostname)
+            route.rewrite_to_host(headers, host.hostname, config.add_envoy_headers)
         attempt = self._attempt = UpstreamRequest(self, host)
         stream.upstream_host = host.text
         stream.upstream_host_name = host.hostname
@@ -167,31 +166,18 @@ class Router(StreamFilter):
             self._on_request_complete()
         return STOP_ITERATION
 
-    def _respond_directly(self, route: Route) -> None:
+    def _respond_directly(self, route: Route, direct: DirectResponse) -> None:
         stream = self.stream
-        stats = self._config.stats
-        if route.action_kind == REDIRECT:
-            stats.rq_redirect += 1
+        if direct.is_redirect:
+            self._config.stats.rq_redirect += 1
         else:
-            stats.rq_direct_response += 1
-        respond = route.respond
-        if respond is not None:
-            reply = respond(self.headers, stream)
-            stream.local_reply(
-                Outcome(reply.status, reply.body, outcome.DIRECT_RESPONSE),
-                reply.headers,
-                route.finalize_response_headers,
-            )
-
-    def _rewrite_host(self, route: Route, headers: RequestHeaders, hostname: str) -> None:
-        """``auto_host_rewrite``: the host becomes the endpoint's name, if it has one."""
-        if hostname:
-            set_authority(
-                headers,
-                hostname.encode(),
-                append_forwarded_host=route.append_forwarded_host,
-                keep_original=self._config.add_envoy_headers,
-            )
+            self._config.stats.rq_direct_response += 1
+        direct.rewrite_path_header(self.headers, self._config.add_envoy_headers)
+        stream.local_reply(
+            Outcome(direct.status, direct.body, outcome.DIRECT_RESPONSE),
+            direct.response_headers(self.headers, stream),
+            route.finalize_response_headers,
+        )
 
     def _headers_pass(self, headers: RequestHeaders) -> bool:
         for name in self._config.strict_check_headers:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from workerproxy.worker.upstream.connection_pool import ConnectionPool
-from workerproxy.worker.upstream.host import HEALTHY, UNHEALTHY, Host
+from workerproxy.worker.upstream.host import HEALTHY, UNHEALTHY, Host, ip_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,6 +134,10 @@ class Cluster:
         for gone in known.values():
             gone.pool.drain()
         self._rebuild()
+
+    def resolved_hosts(self, resolved: Sequence[tuple[str, int]]) -> list[Host]:
+        """Hosts for what the main process resolved: IP addresses and ports."""
+        return [ip_host(ip, port) for ip, port in resolved]
 
     def _rebuild(self) -> None:
         usable = self._usable()

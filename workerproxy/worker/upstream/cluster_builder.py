@@ -44,7 +44,8 @@ _UNFIT: Final = frozenset({health_check_pb2.UNHEALTHY, health_check_pb2.DRAINING
 
 def seconds(duration: Any) -> float:
     """A protobuf duration in seconds."""
-    return float(duration.seconds) + duration.nanos / 1e9
+    whole, nanos = int(duration.seconds), int(duration.nanos)
+    return whole + nanos / 1e9
 
 
 class ClusterBuilder:
@@ -104,7 +105,8 @@ def _fingerprint(config: cluster_pb2.Cluster) -> bytes:
     copy = cluster_pb2.Cluster()
     copy.CopyFrom(config)
     copy.ClearField("load_assignment")
-    return copy.SerializeToString(deterministic=True)
+    serialized: bytes = copy.SerializeToString(deterministic=True)
+    return serialized
 
 
 def _settings(config: cluster_pb2.Cluster) -> ClusterSettings:
