@@ -46,12 +46,14 @@ class Builder:
     def build(self, node: Node, message: Message, path: Path = None) -> Mark:
         """Fill ``message`` from ``node`` and return its marks. Never raises for what the document says."""
         mark = Mark(self.file, node.line, node.column)
-        self._message(node, self._schema.of(message.DESCRIPTOR), message, mark, path)
+        self._message(node, self._schema.of_message(message), message, mark, path)
         return mark
 
     # --- one message -------------------------------------------------------------------------------------------
 
-    def _message(self, node: Node, kind: MessageType, message: Any, mark: Mark, path: Path, in_any: bool = False) -> None:
+    def _message(
+        self, node: Node, kind: MessageType, message: Any, mark: Mark, path: Path, *, in_any: bool = False
+    ) -> None:
         if node.kind != MAP:
             mark.failed = True
             self._misfit(node, path, Misfit(f"a mapping with the fields of {kind.short_name}"))
@@ -76,7 +78,9 @@ class Builder:
         if earlier == entry.key:
             return True
         at = Position(self.file, entry.line, entry.column)
-        if self._schema.of(field.descriptor.containing_type).by_key[earlier] is field:
+        containing = field.descriptor.containing_type
+        assert containing is not None
+        if self._schema.of(containing).by_key[earlier] is field:
             message = f"the field is already given as {earlier!r}"
         else:
             message = f"cannot be set together with {earlier!r}: only one field of '{field.oneof}' may be set"
@@ -168,7 +172,7 @@ class Builder:
             elif name in (schema.STRUCT, schema.VALUE, schema.LIST_VALUE):
                 self._json(node, name, message)
             elif node.kind == MAP:
-                self._message(node, self._schema.of(message.DESCRIPTOR), message, mark, path)
+                self._message(node, self._schema.of_message(message), message, mark, path)
                 if name == schema.DURATION:
                     scalars.check_duration(message.seconds, message.nanos)
             elif name == schema.DURATION:
@@ -311,9 +315,10 @@ class Builder:
         if key == "config" and "typed_config" in kind.by_name:
             return "a field of API v2; use typed_config with '@type'"
         for field in kind.fields:  # one level too high?
-            if field.message is not None and not field.is_map and key in self._schema.of(field.message).by_key:
-                if not field.is_repeated and field.type_name not in schema.WELL_KNOWN:
-                    return f"it is a field of '{field.name}'; did you mean to put it there?"
+            if field.message is None or field.is_map or field.is_repeated or field.type_name in schema.WELL_KNOWN:
+                continue
+            if key in self._schema.of(field.message).by_key:
+                return f"it is a field of '{field.name}'; did you mean to put it there?"
         near = did_you_mean(key, names or kind.by_name)
         if near:
             return near

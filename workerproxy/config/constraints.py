@@ -5,8 +5,8 @@ What Envoy refuses with "Proto constraint validation failed", all of it at once,
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -22,21 +22,21 @@ from workerproxy.config.suggest import format_duration
 from workerproxy.config.walk import Visit
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class _FieldRules:
     """The rules of one field, compiled."""
 
     field: Field
     required: bool = False
     ignore_empty: bool = False
-    checks: list[Rule] = field(default_factory=list)  # of the value, or of each item or map value
-    key_checks: list[Rule] = field(default_factory=list)
+    checks: list[Rule] = dataclasses.field(default_factory=list)  # of the value, or of each item or map value
+    key_checks: list[Rule] = dataclasses.field(default_factory=list)
     minimum: int = 0  # items or pairs
     maximum: int | None = None
     unique: bool = False
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class _TypeRules:
     fields: list[_FieldRules]
     required_oneofs: list[tuple[str, list[str]]]
@@ -168,6 +168,7 @@ def _found(value: Any, own: Field) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if own.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        assert own.descriptor.enum_type is not None
         known = own.descriptor.enum_type.values_by_number.get(value)
         return known.name if known is not None else str(value)
     return shorten(value) if isinstance(value, str) else str(value)

@@ -195,7 +195,9 @@ class _Loader:
         """Fields of a binary file that Envoy's API does not have (only a binary file can have them)."""
         if visit.mark.line:
             return
-        for field in UnknownFieldSet(visit.message):
+        unknown = UnknownFieldSet(visit.message)
+        for index in range(len(unknown)):
+            field = unknown[index]
             message = f"unknown field number {field.field_number} in {visit.kind.full_name}"
             error = ConfigError(UNKNOWN, visit.mark.position, render_path(visit.path), message)
             (self._warnings if self._options.allow_unknown_static_fields else self._errors).append(error)

@@ -16,7 +16,8 @@ from google.protobuf.message import Message
 from workerproxy.config.yaml_text import is_plain_string
 
 # Safe without quotes for every YAML reader: begins with a letter, digit, slash or dot, and has no indicator inside.
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_/.][A-Za-z0-9_/.+*$()~@-]*(?::[A-Za-z0-9_/.+*$()~@-]+)*(?: [A-Za-z0-9_/.+*$()~@-]+)*")
+_SAFE: Final = r"[A-Za-z0-9_/.+*$()~@-]"
+_PLAIN: Final = re.compile(rf"[A-Za-z0-9_/.]{_SAFE}*(?::{_SAFE}+)*(?: {_SAFE}+)*")
 # What YAML 1.1 readers other than Envoy take for a float, a date or a base-60 number.
 _LOOKS_NUMERIC: Final = re.compile(r"[0-9.+-][0-9_.:eE+-]*")
 _INDENT: Final = "  "

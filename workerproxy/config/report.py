@@ -29,7 +29,9 @@ class Place:
     def entry(self, name: str, key: str) -> Place:
         return Place(self.mark.entry(name, key), ((self.path, name), f"[{key}]"))
 
-    def error(self, message: str, expected: str = "", found: str = "", hint: str = "", kind: str = SEMANTIC) -> ConfigError:
+    def error(
+        self, message: str, expected: str = "", found: str = "", hint: str = "", kind: str = SEMANTIC
+    ) -> ConfigError:
         return ConfigError(kind, self.mark.position, render_path(self.path), message, expected, found, hint)
 
     @property

@@ -27,7 +27,7 @@ _LOOSE_HEADER_VALUE: Final = re.compile(r"[^\x00\x0A\x0D]*")
 _NAME_EXPECTED: Final = "a valid header name"
 _VALUE_EXPECTED: Final = "a valid header value, without control characters"
 
-_BOUNDS: Final = (
+_BOUNDS: Final[tuple[tuple[str, str, Callable[[Any, Any], bool]], ...]] = (
     ("lt", "less than", lambda value, bound: value < bound),
     ("lte", "at most", lambda value, bound: value <= bound),
     ("gt", "greater than", lambda value, bound: value > bound),
@@ -43,6 +43,7 @@ def rules_for(rules: Any, field: FieldDescriptor) -> list[Rule]:
     if kind in ("string", "bytes"):
         return list(_text_rules(getattr(rules, kind)))
     if kind == "enum":
+        assert field.enum_type is not None
         return list(_enum_rules(rules.enum, field.enum_type))
     if kind == "duration":
         return list(_duration_rules(rules.duration))
@@ -135,7 +136,7 @@ def _full_match(pattern: re.Pattern[str], expected: str) -> Rule:
 
 
 def _pattern(text: str) -> Rule:
-    compiled = re2.compile(text)
+    compiled: Any = re2.compile(text)
     return lambda value: "" if compiled.fullmatch(value) else f"a text that matches {text}"
 
 
@@ -163,10 +164,11 @@ def _enum_rules(rules: Any, enum: EnumDescriptor) -> Iterator[Rule]:
 
 
 def _any_rules(rules: Any) -> Iterator[Rule]:
-    if getattr(rules, "in"):
-        yield lambda value: "" if value.type_url in getattr(rules, "in") else "one of " + ", ".join(getattr(rules, "in"))
-    if rules.not_in:
-        yield lambda value: "" if value.type_url not in rules.not_in else "none of " + ", ".join(rules.not_in)
+    allowed, refused = list(getattr(rules, "in")), list(rules.not_in)
+    if allowed:
+        yield lambda value: "" if value.type_url in allowed else "one of " + ", ".join(allowed)
+    if refused:
+        yield lambda value: "" if value.type_url not in refused else "none of " + ", ".join(refused)
 
 
 def _common(rules: Any) -> Iterator[Rule]:

@@ -62,6 +62,7 @@ def read_scalar(node: Node, field: FieldDescriptor) -> Any:
     if cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return _read_bool(node)
     if cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        assert field.enum_type is not None
         return _read_enum(node, field.enum_type)
     if cpp_type in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
         return _read_float(node, cpp_type)

@@ -91,7 +91,7 @@ class Schema:
     def __init__(self) -> None:
         self._types: dict[str, MessageType] = {}
         self._missing: set[str] = set()
-        self._pool = descriptor_pool.Default()  # type: ignore[no-untyped-call]
+        self._pool = descriptor_pool.Default()
 
     def of(self, descriptor: Descriptor) -> MessageType:
         """The prepared form of a message descriptor."""
@@ -99,6 +99,10 @@ class Schema:
         if found is None:
             found = self._types[descriptor.full_name] = MessageType(descriptor)
         return found
+
+    def of_message(self, message: Any) -> MessageType:
+        """The type of a message."""
+        return self.of(message.DESCRIPTOR)
 
     def find(self, full_name: str) -> MessageType | None:
         """The type of that full name (``envoy.config.core.v3.Node``), or None if Envoy's v3 API has none."""
@@ -123,7 +127,7 @@ class Schema:
         return inner
 
     def nearest_type(self, full_name: str) -> str:
-        """The known type whose name is most like ``full_name``, or ``""``. Slow (reads every module): for errors only."""
+        """The known type whose name is most like ``full_name``, or ``""``. Slow: it reads all modules."""
         own_name = full_name.rpartition(".")[2]
         candidates: dict[str, list[str]] = {}
         for module, package, marker in _message_markers():
@@ -150,7 +154,7 @@ class Schema:
 
     def _in_pool(self, full_name: str) -> Descriptor | None:
         try:
-            return self._pool.FindMessageTypeByName(full_name)  # type: ignore[no-any-return]
+            return self._pool.FindMessageTypeByName(full_name)
         except KeyError:
             return None
 

@@ -50,9 +50,9 @@ class Semantics:
         if visit.quiet or visit.mark.failed:
             return
         if visit.kind.full_name in _HOLDERS and not visit.message.typed_config.type_url:
-            if not visit.mark.has("typed_config"):
-                place = Place.of(visit)
-                yield place.error("'typed_config' is missing: its '@type' says which extension is meant, not the name")
+            config = Place.of(visit).field("typed_config")
+            if not config.mark.failed:
+                yield config.error("missing: its '@type' says which extension is meant, not the name")
         check = self._checks.get(visit.kind.full_name)
         if check is not None:
             yield from check(visit)
@@ -88,7 +88,7 @@ class Semantics:
             if value.HasField("list_value") or value.HasField("null_value"):
                 yield place.error(f"the runtime key '{key}' has no usable value", "a number, a boolean or a string")
             elif key.startswith(RUNTIME_PREFIXES_WITHOUT_EFFECT):
-                message = f"the runtime key '{key}' chooses between behaviours of Envoy's own code; it has no effect here"
+                message = f"the runtime key '{key}' concerns Envoy's own code; it has no effect here"
                 self.warnings.append(place.error(message))
             elif not any(_key_matches(key, pattern) for pattern in RUNTIME_KEYS):
                 hint = did_you_mean(key, RUNTIME_KEYS) if RUNTIME_KEYS else ""
@@ -188,8 +188,7 @@ def _unique(values: Iterable[tuple[str, Place]], field: str, what: str) -> Itera
     first: dict[str, Place] = {}
     for value, place in values:
         if value and value in first:
-            message = f"{what[0].upper()}{what[1:]} must be unique: {value!r} is already used {first[value].where}"
-            yield place.field(field).error(message[0].lower() + message[1:])
+            yield place.field(field).error(f"{what} must be unique: {value!r} is already used {first[value].where}")
         else:
             first[value] = place
 

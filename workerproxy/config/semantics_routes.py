@@ -124,7 +124,8 @@ class RouteChecks:
             yield place.error(f"not a valid RE2 regular expression: {reason}", hint=_regex_hint(text))
             return
         if size > MAX_REGEX_PROGRAM:
-            yield place.error("the regular expression is too large", f"a program size up to {MAX_REGEX_PROGRAM}", f"{size}")
+            expected = f"a program size of at most {MAX_REGEX_PROGRAM}"
+            yield place.error("the regular expression is too large", expected, str(size))
 
     def _format(self, visit: Visit) -> Iterator[ConfigError]:
         place, text = Place.of(visit), visit.message

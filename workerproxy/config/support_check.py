@@ -126,6 +126,7 @@ def _unsupported_value(field: Field, value: Any, values: tuple[str | bool | int,
     if field.type_name in schema.WRAPPERS:
         value = value.value
     if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        assert field.descriptor.enum_type is not None
         known = field.descriptor.enum_type.values_by_number.get(value)
         if known is None:
             return ""  # no Envoy value either: the constraints say so

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """How one field is supported. ``values`` None: whatever Envoy allows. Enums by name; for numbers and text by value."""
+    """How one field is supported. ``values`` None: whatever Envoy allows; else these alone, enum values by name."""
 
     note: str = ""
     values: tuple[str | bool | int, ...] | None = None
@@ -47,7 +47,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "static_resources": READ,
         "admin": READ,
         "layered_runtime": READ,
-        "stats_flush_interval": note("how often workers publish their counters is fixed; accepted for its meaning to sinks"),
+        "stats_flush_interval": note("there are no sinks to flush to"),
     },
     "envoy.config.bootstrap.v3.Bootstrap.StaticResources": {
         "listeners": READ,

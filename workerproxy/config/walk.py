@@ -39,7 +39,7 @@ class Visit:
 
 def walk(message: Any, mark: Mark, types: Schema) -> Iterator[Visit]:
     """The message and all messages in it, outer before inner, in the order of the fields' numbers."""
-    stack = [Visit(message, types.of(message.DESCRIPTOR), mark)]
+    stack = [Visit(message, types.of_message(message), mark)]
     while stack:
         visit = stack.pop()
         yield visit
@@ -55,6 +55,7 @@ def _below(outer: Visit, field: Field, value: Any, types: Schema) -> Iterator[Vi
     """The messages in one field of ``outer``."""
     path: Path = (outer.path, field.name)
     type_name = field.type_name
+    places: list[tuple[Any, Mark, Path]]
     if field.is_map:
         assert field.message is not None
         value_type = field.message.fields_by_name["value"].message_type
@@ -73,7 +74,7 @@ def _below(outer: Visit, field: Field, value: Any, types: Schema) -> Iterator[Vi
         message = types.unpack(item) if packed else item
         if message is None:
             continue
-        visit = Visit(message, types.of(message.DESCRIPTOR), mark, where)
+        visit = Visit(message, types.of_message(message), mark, where)
         visit.holder = field
         visit.packed = packed
         visit.quiet = outer.quiet or field.name in outer.quiet_fields

@@ -35,10 +35,8 @@ from workerproxy.config.document import (
     SyntaxProblem,
 )
 
-_TRUE: Final = frozenset(form for word in ("y", "yes", "true", "on") for form in (word, word.upper(), word.capitalize()))
-_FALSE: Final = frozenset(
-    form for word in ("n", "no", "false", "off") for form in (word, word.upper(), word.capitalize())
-)
+_TRUE: Final = frozenset(["y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"])
+_FALSE: Final = frozenset(["n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"])
 _NULL: Final = frozenset(("", "~", "null", "Null", "NULL"))
 _INTEGER: Final = re.compile(r"([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|([0-9]|[1-9][0-9]+))")
 _INT32: Final = range(-(2**31), 2**31)
@@ -188,7 +186,7 @@ class _Composer:
             text = event.value if node.kind != NULL else "null"
         else:
             text = str(node.value)
-        mark = event.start_mark
+        mark: Any = event.start_mark
         return Entry(text, mark.line + 1, mark.column + 1, node)
 
     def _put(self, frame: _Frame, entry: Entry) -> None:
@@ -225,7 +223,7 @@ _IGNORED: Final = Entry("!ignore", 0, 0, Node(NULL, None, 0, 0))
 
 
 def _report(document: Document, error: yaml.YAMLError, text: str) -> None:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    mark: Any = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
     hint = ""
     if mark is not None:

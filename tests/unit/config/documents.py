@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-HCM_TYPE: Final = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+HCM_TYPE: Final = (
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+)
 ROUTER_TYPE: Final = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 
 ROUTER: Final = f'{{name: router, typed_config: {{"@type": {ROUTER_TYPE}}}}}'
@@ -30,19 +32,13 @@ def listener(options: str = "", *, address: str = ADDRESS, filter_: str = "", na
 
 
 def cluster(options: str = "", *, name: str = "c", endpoints: str = ENDPOINTS) -> str:
-    return (
-        f"{{name: {name}, connect_timeout: 1s, load_assignment: {{cluster_name: {name}, endpoints: {endpoints}}}{options}}}"
-    )
+    assignment = f"{{cluster_name: {name}, endpoints: {endpoints}}}"
+    return f"{{name: {name}, connect_timeout: 1s, load_assignment: {assignment}{options}}}"
 
 
 def document(*, listeners: str = "", clusters: str = "", more: str = "") -> str:
     """The whole file. ``listeners`` and ``clusters`` are comma-separated flow YAML; ``more`` is whole lines."""
-    return (
-        "static_resources:\n"
-        f"  listeners: [{listeners or listener()}]\n"
-        f"  clusters: [{clusters or cluster()}]\n"
-        f"{more}"
-    )
+    return f"static_resources:\n  listeners: [{listeners or listener()}]\n  clusters: [{clusters or cluster()}]\n{more}"
 
 
 def with_hcm(options: str = "", **parts: str) -> str:
