@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from workerproxy.http.joined import JOINED_IN_REQUESTS
 from workerproxy.http.regex import Match, RegexError, Rewrite, full_match, rewrite
 
 if TYPE_CHECKING:
@@ -123,10 +124,10 @@ def text_test(kind: str, pattern: str, *, ignore_case: bool = False) -> TextTest
 
 
 def header_test(config: HeaderMatcher, path: str = "") -> HeaderTest:
-    """A test for a ``HeaderMatcher`` on all values of the header, joined with commas.
+    """A test for a ``HeaderMatcher``: one of the header's values must match (none, with ``invert_match``).
 
     A missing header matches nothing but (in)presence, also under ``invert_match``, unless
-    ``treat_missing_header_as_empty``.
+    ``treat_missing_header_as_empty``. Values of headers that have only one are taken together (``joined``).
     """
     name = config.name.lower().encode()
     if not name:
@@ -138,16 +139,32 @@ def header_test(config: HeaderMatcher, path: str = "") -> HeaderTest:
         wanted = config.present_match or config.WhichOneof("header_match_specifier") is None
         return _presence(name, wanted != invert, always=missing is not None)
     test = _value_test(config, kind, path)
+    single = name in JOINED_IN_REQUESTS
 
     def matches(headers: HeaderMap) -> bool:
-        value = headers.lookup(name)
-        if value is None:
-            value = missing
+        if headers.more is None or single:
+            value = headers.lookup(name)
             if value is None:
-                return False
-        return (not test(value)) if invert else bool(test(value))
+                value = missing
+                if value is None:
+                    return False
+            return (not test(value)) if invert else bool(test(value))
+        return _any_value(headers, name, test, missing) is (not invert)
 
     return matches
+
+
+def _any_value(headers: HeaderMap, name: bytes, test: TextTest, missing: bytes | None) -> bool | None:
+    """Whether a value passes; None when there is none and nothing stands in for it."""
+    values = headers.get_all(name)
+    if not values:
+        value = headers.lookup(name)  # a pseudo header, which has one value
+        if value is None:
+            value = missing
+        if value is None:
+            return None
+        values = [value]
+    return any(test(value) for value in values)
 
 
 def _presence(name: bytes, wanted: bool, *, always: bool) -> HeaderTest:

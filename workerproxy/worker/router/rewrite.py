@@ -78,6 +78,6 @@ def _append_forwarded_host(headers: RequestHeaders, host: bytes) -> None:
     if not present:
         headers[b"x-forwarded-host"] = host
         return
-    values = [value for value in (piece.strip(b" \t") for piece in present.split(b",")) if value]
+    values = [value for value in present.split(b",") if value.strip()]  # Envoy keeps the spaces around a value
     if not values or values[-1] != host:
         headers.replace(b"x-forwarded-host", b"%b,%b" % (present, host))

@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from workerproxy.http.joined import JOINED_IN_REQUESTS, JOINED_IN_RESPONSES
 from workerproxy.http.substitution_format import struct_value
 from workerproxy.worker.router.direct_response import DEFAULT_MAX_BODY_BYTES, direct_response, redirect
 from workerproxy.worker.router.errors import RouteConfigError, at
-from workerproxy.worker.router.header_mutation import (
-    JOINED_IN_REQUESTS,
-    JOINED_IN_RESPONSES,
-    Level,
-    Mutation,
-    compile_mutations,
-    in_order,
-)
+from workerproxy.worker.router.header_mutation import Level, Mutation, compile_mutations, in_order
 from workerproxy.worker.router.route import DIRECT_RESPONSE, REDIRECT, Route
 from workerproxy.worker.router.route_action import (
     Choose,
