@@ -1,0 +1,62 @@
+"""The demo origin beside the embedded default configuration, so that a newcomer sees proxied traffic at once."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from workerproxy.main_thread.worker_process import worker_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from workerproxy.config.options import Options
+    from workerproxy.main_thread.listener_sockets import ListenerSockets
+
+_PATHS: Final = ("/", "/headers", "/stream", "/delay/500", "/bytes/1000000", "/status/503")
+_PR_SET_PDEATHSIG: Final = 1
+_STOP_TIMEOUT_S: Final = 2.0
+
+
+def wants_demo(options: Options) -> bool:
+    """Whether nothing but the embedded default is configured."""
+    return not (options.config_path or options.config_yaml or options.listen or options.to)
+
+
+class DemoOrigin:
+    """``python -m workerproxy.demo_origin`` as a child; it ends with this process, however this one ends."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        libc = ctypes.CDLL(None)
+        self._popen = subprocess.Popen(
+            [sys.executable, "-P", "-m", "workerproxy.demo_origin"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=worker_environment(environment),
+            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509 - no thread runs yet
+        )
+
+    def stop(self) -> None:
+        if self._popen.poll() is None:
+            self._popen.terminate()
+            try:
+                self._popen.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+                self._popen.wait()
+
+
+def welcome(listeners: Iterable[ListenerSockets], admin_address: str) -> str:
+    """What stands on stderr when the demo runs: which URLs to try."""
+    lines = ["workerproxy runs its embedded default configuration in front of a demo origin. Try:", ""]
+    for listener in listeners:
+        base = f"http://{listener.address.replace('0.0.0.0', '127.0.0.1', 1)}"
+        lines += [f"  curl {base}{path}" for path in _PATHS]
+    if admin_address:
+        lines += ["", f"  http://{admin_address}/          the admin pages: what happens inside"]
+    lines += ["", "Your own configuration: workerproxy -c FILE, or workerproxy --listen :8080 --to http://HOST:PORT", ""]
+    return "\n".join(lines)
