@@ -31,6 +31,7 @@ HINTS: Final = """
   curl -i {proxy}/headers           what the origin received: compare it with what curl sent
   curl -N {proxy}/stream            a response that comes in pieces, passed on piece by piece
   curl -i {proxy}/status/503        an error of the origin, passed on
+  curl -i {proxy}/hello             answered by the proxy itself (route "/hello" of conf/default.yaml)
   curl -T Makefile {proxy}/upload   a request body, counted by the origin
 
   curl {admin}/clusters             both endpoints, with what they have served

@@ -32,7 +32,7 @@ def test_urls_are_reachable_from_here(address: str, url: str) -> None:
 def test_every_hint_is_filled_in() -> None:
     text = HINTS.format(proxy="http://p", admin="http://a", pid=1)
     assert "{" not in text
-    assert text.count("http://p/") == 5
+    assert text.count("http://p/") == 6
 
 
 def test_a_closed_port_does_not_answer() -> None:
