@@ -12,16 +12,16 @@ from typing import Final, NamedTuple
 from workerproxy.http.headers import HeaderMap, RequestHeaders, ResponseHeaders
 
 # How a message's body is framed (RFC 9112 section 6).
-NO_BODY: Final = 0
+NO_BODY: Final = 0  # nothing follows the head; also ``content-length: 0``
 LENGTH: Final = 1
 CHUNKED: Final = 2
-UNTIL_CLOSE: Final = 3
+UNTIL_CLOSE: Final = 3  # a response without a length; a request that asks for a tunnel (``upgrade``)
 
 
 class CodecError(NamedTuple):
     """Why the bytes were refused.
 
-    ``status``: what a server answers (400, 431, 426 ...). ``details``: Envoy's ``http1.…`` string. ``body``: the local
+    ``status``: what a server answers (400, 403, 431, 501). ``details``: Envoy's ``http1.…`` string. ``body``: the local
     reply's body, as Envoy's ``sendProtocolError`` words it.
     """
 
@@ -31,7 +31,10 @@ class CodecError(NamedTuple):
 
 
 class RequestMessage:
-    """One request. ``body`` holds chunks not yet taken: the consumer takes the list and leaves an empty one."""
+    """One request. ``body`` holds chunks not yet taken: the consumer takes the list and leaves an empty one.
+
+    When ``error`` is set and ``headers_complete`` is not, ``headers`` are blank: what was read of them means nothing.
+    """
 
     __slots__ = (
         "body",
@@ -51,19 +54,38 @@ class RequestMessage:
     )
 
     headers: RequestHeaders
-    version: int  # 10 or 11
+    version: int  # 11 for HTTP/1.1; 10 for whatever else, as in Envoy
     keep_alive: bool  # what the peer allows: version and Connection tokens (RFC 9112 section 9.3)
     headers_complete: bool
-    body_kind: int  # NO_BODY, LENGTH or CHUNKED
+    body_kind: int  # NO_BODY, LENGTH, CHUNKED or UNTIL_CLOSE
     content_length: int  # of LENGTH, else 0
     body_remaining: int  # of LENGTH: bytes not received yet
     body: list[bytes]
-    trailers: HeaderMap | None
+    trailers: HeaderMap | None  # None also where trailers are not enabled
     complete: bool  # the last byte of the message was received
     expect_continue: bool
-    upgrade: bytes  # the Upgrade token(s) when the request asks for one, else b""
-    head_bytes: int  # size of the request line and header section
+    upgrade: bytes  # the Upgrade value when the request asks for one, b"CONNECT" for a CONNECT request, else b""
+    head_bytes: int  # header section, counted as Envoy's DOWNSTREAM_HEADER_BYTES_RECEIVED; 0 unless settings ask for it
     error: CodecError | None  # set: nothing more comes of this message or this connection
+
+    def __init__(self, headers: RequestHeaders) -> None:
+        self.headers = headers
+        self.version = 11
+        self.keep_alive = True
+        self.headers_complete = False
+        self.body_kind = NO_BODY
+        self.content_length = 0
+        self.body_remaining = 0
+        self.body = []
+        self.trailers = None
+        self.complete = False
+        self.expect_continue = False
+        self.upgrade = b""
+        self.head_bytes = 0
+        self.error = None
+
+    def __repr__(self) -> str:
+        return f"<RequestMessage {_state(self)} kind={self.body_kind} remaining={self.body_remaining}>"
 
 
 class ResponseMessage:
@@ -94,5 +116,28 @@ class ResponseMessage:
     body: list[bytes]
     trailers: HeaderMap | None
     complete: bool
-    head_bytes: int
+    head_bytes: int  # as Envoy's UPSTREAM_HEADER_BYTES_RECEIVED counts one message; 0 unless settings ask for it
     error: CodecError | None
+
+    def __init__(self, headers: ResponseHeaders) -> None:
+        self.headers = headers
+        self.version = 11
+        self.keep_alive = True
+        self.headers_complete = False
+        self.body_kind = NO_BODY
+        self.content_length = 0
+        self.body_remaining = 0
+        self.body = []
+        self.trailers = None
+        self.complete = False
+        self.head_bytes = 0
+        self.error = None
+
+    def __repr__(self) -> str:
+        return f"<ResponseMessage {_state(self)} kind={self.body_kind} remaining={self.body_remaining}>"
+
+
+def _state(message: RequestMessage | ResponseMessage) -> str:
+    if message.error is not None:
+        return f"refused {message.error.details}"
+    return "complete" if message.complete else "in its body" if message.headers_complete else "in its head"

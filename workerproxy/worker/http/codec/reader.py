@@ -1,0 +1,382 @@
+"""What both codecs share: header fields, bodies, limits, and who reads the bytes.
+
+Theory. A connection's bytes are read by llhttp, except where llhttp could only copy them or would be wrong:
+
+    state     who reads                   left when
+    --------  --------------------------  -----------------------------------------------------------------
+    PARSING   llhttp                      a read ends inside a body of known length   -> LENGTH_BODY
+                                          a read ends inside a body without end       -> RAW
+                                          an upgrade or CONNECT request               -> RAW (the tunnel)
+                                          a message that ends the connection, a fault -> IGNORING
+    LENGTH_BODY  nobody: the bytes fed    its last byte                               -> STALE, or IGNORING
+              are the body (RFC 9112 6.2)
+    RAW       nobody                      never; the peer closes
+    STALE     nothing came yet            the next byte: a new llhttp                 -> PARSING
+    IGNORING  nobody: bytes are dropped   never (RFC 9112 section 9.6)
+
+llhttp runs in its strict mode always; its only leniency, content-length beside chunked, is ``allow_chunked_length``.
+It sets no limits and keeps a field's bytes until the field is complete, so limits are kept on bytes fed: a head or a
+trailer section may have ``max_headers_kb`` bytes on the wire, measured where a read ends and where a head ends.
+``_pieces`` keeps the head's bytes of earlier reads, for the few questions llhttp does not answer.
+
+Callbacks raise ``Refused`` after setting ``_error``; any other exception from one is a fault of this program and is
+not hidden.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+
+from httptools import HttpParserCallbackError, HttpParserError
+
+from workerproxy.http.headers import HeaderMap
+from workerproxy.worker.http.codec.errors import (
+    AFTER_HEADERS,
+    CODEC_ERROR,
+    HEADERS_TOO_LARGE,
+    INVALID_CHARACTERS,
+    LENGTH_AND_CHUNKED,
+    REASONS,
+    TOO_MANY_HEADERS,
+    Refused,
+)
+from workerproxy.worker.http.codec.field_names import MAX_KNOWN, MAX_KNOWN_LENGTH
+from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, RequestMessage, ResponseMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workerproxy.worker.http.codec.messages import CodecError
+    from workerproxy.worker.http.codec.settings import CodecSettings
+
+# Who reads: see above. PARSING is 0 so that the common question is a truth test.
+PARSING: Final = 0
+LENGTH_BODY: Final = 1
+RAW: Final = 2
+STALE: Final = 3
+IGNORING: Final = 4
+
+END_OF_HEAD: Final = b"\r\n\r\n"
+NO_FIELDS: Final = HeaderMap()  # stands for "no message"; never written
+
+MessageT = TypeVar("MessageT", RequestMessage, ResponseMessage)
+
+
+class Reader(Generic[MessageT]):
+    """One direction of one connection. ``messages``: as ``messages.py`` says. ``failed``: no later byte is read.
+
+    Call ``close`` when the connection is gone: parser and codec hold each other.
+    """
+
+    __slots__ = (
+        "_data",
+        "_error",
+        "_execute",
+        "_fields",
+        "_fresh",
+        "_joined",
+        "_max_bytes",
+        "_max_count",
+        "_message",
+        "_names",
+        "_pieces",
+        "_seen",
+        "_settings",
+        "_should_keep_alive",
+        "_silent",
+        "_state",
+        "failed",
+        "messages",
+    )
+
+    # per connection
+    messages: deque[MessageT]
+    failed: bool
+    _settings: CodecSettings
+    _names: dict[bytes, bytes]
+    _joined: frozenset[bytes]
+    _max_bytes: int
+    _max_count: int
+    _execute: Callable[[bytes], None]
+    _should_keep_alive: Callable[[], bool]
+    _state: int
+    # per message
+    _message: MessageT | None  # the one whose bytes are coming
+    _fields: HeaderMap  # where fields go: its headers, then its trailers
+    _error: CodecError | None  # why a callback raised Refused
+    _silent: int  # bytes fed inside a chunked body since the last body byte; -1: this read had body bytes
+    # per read
+    _data: bytes
+    _fresh: bool  # the message began at the first byte of _pieces, or of _data when there are none
+    _pieces: list[bytes]  # the unfinished head's bytes of earlier reads
+    _seen: int  # their size
+
+    def __init__(self, settings: CodecSettings, joined: frozenset[bytes]) -> None:
+        self.messages = deque()
+        self.failed = False
+        self._settings = settings
+        self._names = settings.names
+        self._joined = joined
+        self._max_bytes = settings.max_headers_kb * 1024
+        self._max_count = settings.max_headers_count
+        self._message = None
+        self._fields = NO_FIELDS
+        self._error = None
+        self._silent = 0
+        self._data = b""
+        self._fresh = True
+        self._pieces = []
+        self._seen = 0
+        self._new_parser()
+
+    def __repr__(self) -> str:
+        state = ("parsing", "length body", "raw", "stale", "ignoring")[self._state]
+        return f"<{type(self).__name__} {state}{' failed' if self.failed else ''} {self._message!r}>"
+
+    def _new_parser(self) -> None:
+        """Make a fresh llhttp and read with it."""
+        raise NotImplementedError
+
+    def _blank(self) -> MessageT:
+        """A new message with blank headers."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """The connection is gone: read nothing more, let go of the parser."""
+        self._state = IGNORING
+        self._message = None
+        self._fields = NO_FIELDS
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._execute = self._should_keep_alive = closed
+
+    # parser callbacks, in the order of a message
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # The hottest function of the program: ten calls a request. RFC 9110 section 5.1: names ignore case.
+        # RFC 9112 section 5.1: whitespace around the value is no part of it; llhttp leaves what trails.
+        try:
+            key = self._names[name]
+        except KeyError:
+            key = self._learn(name)
+            if not key:
+                return
+        fields = self._fields
+        if key in fields:
+            self._repeat(key, value.strip())
+        else:
+            fields[key] = value.strip()
+
+    def _learn(self, name: bytes) -> bytes:
+        """The lower-case name of a spelling not met before; blank: leave the field out."""
+        key = name.lower()
+        names = self._names
+        if len(names) < MAX_KNOWN and len(name) <= MAX_KNOWN_LENGTH:
+            names[name] = key
+        return key
+
+    def _repeat(self, key: bytes, value: bytes) -> None:
+        """A field that is there already: join it or keep it apart, as Envoy does."""
+        fields = self._fields
+        if key in self._joined and not self._in_trailers():
+            fields[key] += b"," + value
+        else:
+            fields.add(key, value)
+
+    def _in_trailers(self) -> bool:
+        return self._message is not None and self._message.headers_complete
+
+    def on_body(self, data: bytes) -> None:
+        message = self._message
+        if message is None:
+            return
+        message.body.append(data)
+        if message.body_kind == LENGTH:
+            message.body_remaining -= len(data)
+        else:
+            self._silent = -1
+
+    # framing
+
+    def _take_length(self, message: MessageT, value: bytes) -> None:
+        """RFC 9112 section 6.2. llhttp took it for one number of digits."""
+        length = int(value)
+        if length:
+            message.body_kind = LENGTH
+            message.content_length = message.body_remaining = length
+
+    def _take_chunked(self, message: MessageT, fields: HeaderMap) -> None:
+        """Transfer-Encoding is one ``chunked`` and nothing else (RFC 9112 section 6.1, and Envoy)."""
+        if b"content-length" in fields:
+            if not self._settings.allow_chunked_length:
+                self._stop(LENGTH_AND_CHUNKED)
+            fields.remove(b"content-length")
+        message.body_kind = CHUNKED
+        message.content_length = message.body_remaining = 0
+        self._silent = -1
+
+    def _end_trailers(self, message: MessageT) -> None:
+        """The last chunk and its trailer section are there; ``_fields`` are the trailers."""
+        trailers = self._fields
+        if trailers:
+            if sum(len(name) + len(value) + 4 for name, value in trailers.pairs()) + 2 > self._max_bytes:
+                self._stop(HEADERS_TOO_LARGE)
+            if self._settings.enable_trailers:
+                if len(trailers) + len(trailers.more or ()) > self._max_count:
+                    self._stop(TOO_MANY_HEADERS)
+                message.trailers = trailers
+        if message.keep_alive and not self._should_keep_alive():
+            message.keep_alive = False  # a Connection field among the trailers: llhttp reads no further
+
+    # limits
+
+    def _check_head(self, fields: HeaderMap) -> None:
+        """The complete head against its limits. Called only when one may be exceeded, or fields repeat."""
+        if self._seen + len(self._data) > self._max_bytes and self._head_size(fields) > self._max_bytes:
+            self._stop(HEADERS_TOO_LARGE)
+        if len(fields) + len(fields.more or ()) > self._max_count:
+            self._stop(TOO_MANY_HEADERS)
+
+    def _head_size(self, fields: HeaderMap) -> int:
+        """Bytes of the head on the wire, from its first byte to the empty line's LF.
+
+        After another message in the same read the place is not known: then what its fields come to.
+        """
+        if self._fresh:
+            return self._raw_head().lstrip(b"\r\n").find(END_OF_HEAD) + len(END_OF_HEAD)
+        return sum(len(name) + len(value) + 4 for name, value in fields.pairs())
+
+    def _raw_head(self) -> bytes:
+        """The bytes the head is in, and what came with it."""
+        return b"".join([*self._pieces, self._data])
+
+    def _count_head(self, fields: HeaderMap, host: bytes | None) -> int:
+        """Name, colon, value, CRLF of each field: what Envoy calls header bytes received (3 when there is none)."""
+        size = len(b"".join(fields)) + len(b"".join(fields.values())) + 3 * len(fields)
+        if fields.more is not None:
+            size += sum(len(name) + len(value) + 3 for name, value in fields.more)
+        if host is not None:
+            size += 7 + len(host)
+        return size or 3
+
+    # between reads
+
+    def _suspend(self, message: MessageT, data: bytes) -> None:
+        """A read ended inside ``message``: decide who reads on, and keep the limits."""
+        if not message.headers_complete:
+            self._keep_head(data)
+        elif message.body_kind == LENGTH:
+            self._state = LENGTH_BODY
+        elif message.body_kind == CHUNKED:
+            # Nothing but body bytes makes a chunked body longer for free: an extension or a trailer has an end.
+            self._silent = 0 if self._silent < 0 else self._silent + len(data)
+            if self._silent > self._max_bytes:
+                self._fail(HEADERS_TOO_LARGE)
+        else:
+            self._state = RAW
+
+    def _keep_head(self, data: bytes) -> None:
+        size = len(data)
+        if not self._fresh:
+            # The head began after another message, which ends with an empty line or with a body of known length.
+            data = data[data.rfind(END_OF_HEAD) + 4 :]
+            size = max(0, len(data) - self.messages[-2].content_length) if len(self.messages) > 1 else len(data)
+            self._fresh = True
+        elif not self._pieces:
+            data = data.lstrip(b"\r\n")
+            size = len(data)
+        self._pieces.append(data)
+        self._seen += size
+        if self._seen > self._max_bytes:
+            self._fail(HEADERS_TOO_LARGE)
+
+    def _forget_head(self) -> None:
+        self._fresh = False
+        if self._pieces:
+            self._pieces = []
+            self._seen = 0
+
+    def _feed_past(self, data: bytes) -> bytes:
+        """Bytes that are not llhttp's, or not this llhttp's; gives what a fresh one is to read."""
+        message = self._message
+        if self._state == LENGTH_BODY and message is not None:
+            rest = b""
+            if len(data) > message.body_remaining:
+                rest = data[message.body_remaining :]
+                data = data[: message.body_remaining]
+            message.body.append(data)
+            self.skip_body(len(data))
+            if not rest:
+                return rest
+            data = rest
+        if self._state == STALE:
+            self._new_parser()
+            return data
+        if self._state == RAW and message is not None:
+            message.body.append(data)
+        return b""
+
+    def skip_body(self, count: int) -> None:
+        """``count`` bytes of the body being read went past the codec (spliced). At most ``body_remaining``.
+
+        Only for a message whose body has been cut by the end of a read; of a body without a known length nothing
+        need be told.
+        """
+        message = self._message
+        if self._state != LENGTH_BODY or message is None:
+            return
+        message.body_remaining -= count
+        if not message.body_remaining:
+            self._state = STALE
+            self._complete(message)
+
+    def _complete(self, message: MessageT) -> None:
+        """The last byte of ``message`` was received."""
+        raise NotImplementedError
+
+    # faults
+
+    def _stop(self, error: CodecError) -> NoReturn:
+        """Inside a callback: refuse the message for ``error``."""
+        self._error = error
+        raise Refused
+
+    def _refuse(self, cause: HttpParserError) -> None:
+        """llhttp stopped, of its own or because a callback raised ``Refused``."""
+        error = self._error
+        if error is None:
+            if isinstance(cause, HttpParserCallbackError):
+                raise cause  # not a Refused: a bug, and better seen
+            reason = str(cause)
+            error = REASONS.get(reason, CODEC_ERROR)
+            message = self._message
+            if message is not None and message.headers_complete:
+                if reason == AFTER_HEADERS:
+                    message.headers_complete = False
+                elif error is not INVALID_CHARACTERS:
+                    error = CODEC_ERROR  # in a body or its trailers
+        self._fail(error)
+
+    def _fail(self, error: CodecError) -> None:
+        """The end of reading. The message that was being read gets the error, or a blank one that follows."""
+        message = self._message
+        if message is None:
+            message = self._blank()
+            self.messages.append(message)
+        elif not message.headers_complete:
+            message.headers = self._blank().headers  # how much was read depends on where the reads ended
+        message.error = error
+        message.keep_alive = False
+        self._message = None
+        self._fields = NO_FIELDS
+        self._pieces = []
+        self._error = None
+        self._state = IGNORING
+        self.failed = True
+
+
+def closed(*_: object) -> Any:
+    """Stands where a parser's method was."""
+    raise HttpParserError("closed")
