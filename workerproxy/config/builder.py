@@ -91,7 +91,7 @@ class Builder:
         if field.is_map:
             self._map(entry.node, field, message, mark, path)
         elif field.is_repeated:
-            self._repeated(entry.node, field, getattr(message, field.name), mark, path)
+            self._repeated(entry, field, getattr(message, field.name), mark, path)
         else:
             child = Mark(self.file, entry.node.line, entry.node.column, entry.line, entry.column)
             mark.put(field.name, child)
@@ -106,25 +106,33 @@ class Builder:
                 inner.SetInParent()
                 self._singular(entry.node, field, inner, child, path)
 
-    def _repeated(self, node: Node, field: Field, values: Any, mark: Mark, path: Path) -> None:
+    def _repeated(self, entry: Entry, field: Field, values: Any, mark: Mark, path: Path) -> None:
         marks = mark.items(field.name)
         flattens = field.type_name not in (schema.VALUE, schema.LIST_VALUE)
-        for item in _items(node, flattens):
-            where: Path = (path, f"[{len(marks)}]")
+        for index, item in enumerate(_items(entry.node, flattens)):
+            where: Path = (path, f"[{index}]")
             child = Mark(self.file, item.line, item.column)
+            if not index:  # what concerns the whole field is said at its key
+                child.key_line, child.key_column = entry.line, entry.column
+            marks.append(child)
             if field.message is None:
-                try:
-                    value = _ZERO[field.cpp_type] if item.kind == NULL else scalars.read_scalar(item, field.descriptor)
-                    values.append(b"" if field.is_bytes and not value else value)
-                except Misfit as misfit:
-                    self._misfit(item, where, misfit)
-                    continue
-                marks.append(child)
+                values.append(self._item(item, field, child, where))
             else:
-                marks.append(child)
                 inner = values.add()
                 if item.kind != NULL or field.type_name == schema.VALUE:
                     self._singular(item, field, inner, child, where)
+
+    def _item(self, node: Node, field: Field, mark: Mark, path: Path) -> Any:
+        """One scalar of a list; what cannot be read leaves a zero there, so that items and marks stay in step."""
+        zero = b"" if field.is_bytes else _ZERO[field.cpp_type]
+        if node.kind == NULL:
+            return zero
+        try:
+            return scalars.read_scalar(node, field.descriptor)
+        except Misfit as misfit:
+            mark.failed = True
+            self._misfit(node, path, misfit)
+            return zero
 
     def _map(self, node: Node, field: Field, message: Any, mark: Mark, path: Path) -> None:
         if node.kind != MAP:
@@ -230,6 +238,7 @@ class Builder:
             return
         kind = self._type(type_entry, path)
         if kind is None:
+            mark.failed = True
             return
         if unwrap and kind.full_name in schema.TYPED_STRUCTS:
             self._typed_struct(node, message, mark, path)
@@ -258,6 +267,7 @@ class Builder:
             raise Misfit("a mapping with 'type_url' and 'value'")
         kind = self._type(type_entry, (path, "type_url"), host_needed=False)
         if kind is None:
+            mark.failed = True
             return
         inner = kind.message_class()
         value = parts.get("value")

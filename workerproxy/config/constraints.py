@@ -94,7 +94,7 @@ def _check_container(visit: Visit, rules: _FieldRules, path: Path) -> Iterator[C
     if rules.ignore_empty and not len(values):
         return
     mark = visit.mark.child(own.name)
-    if len(values) < rules.minimum and not (visit.mark.has(own.name) and mark.failed):
+    if len(values) < rules.minimum:
         yield _error(mark, path, "too few entries" if len(values) else "missing", f"at least {rules.minimum}")
     if rules.maximum is not None and len(values) > rules.maximum:
         yield _error(mark, path, "too many entries", f"at most {rules.maximum}", str(len(values)))
@@ -108,6 +108,8 @@ def _check_container(visit: Visit, rules: _FieldRules, path: Path) -> Iterator[C
     seen: set[Any] = set()
     for index, value in enumerate(values if rules.checks or rules.unique else ()):
         here = visit.mark.item(own.name, index)
+        if here.failed:
+            continue
         yield from _check_value(rules.checks, value, here, (path, f"[{index}]"), own)
         if rules.unique and value in seen:
             yield _error(here, (path, f"[{index}]"), "comes twice", "no value twice", _found(value, own))

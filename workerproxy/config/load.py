@@ -21,7 +21,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from workerproxy.config.builder import Builder
 from workerproxy.config.constraints import Constraints
 from workerproxy.config.document import Document
-from workerproxy.config.errors import SYNTAX, UNKNOWN, UNSUPPORTED, ConfigError, ConfigErrors, Position
+from workerproxy.config.errors import SYNTAX, UNKNOWN, UNSUPPORTED_FIELD, ConfigError, ConfigErrors, Position
 from workerproxy.config.json_text import read_json
 from workerproxy.config.marks import Mark, render_path
 from workerproxy.config.schema import Schema
@@ -175,8 +175,9 @@ class _Loader:
 
     def _check(self, bootstrap: Bootstrap, marks: Mark) -> None:
         constraints = Constraints()
-        support = SupportCheck(SupportTable(Registry()))
-        semantics = Semantics(bootstrap)
+        registry = Registry()
+        support = SupportCheck(SupportTable(registry))
+        semantics = Semantics(bootstrap, registry)
         for visit in walk(bootstrap, marks, self._schema):
             self._unknown_numbers(visit)
             self._errors += constraints.check(visit)
@@ -188,7 +189,7 @@ class _Loader:
 
     def _file_support(self, found: Iterable[ConfigError]) -> None:
         for error in found:
-            tolerated = error.kind == UNSUPPORTED and self._options.allow_unsupported
+            tolerated = error.kind == UNSUPPORTED_FIELD and self._options.allow_unsupported
             (self._warnings if tolerated else self._errors).append(error)
 
     def _unknown_numbers(self, visit: Visit) -> None:

@@ -45,12 +45,12 @@ class Mark:
         return Position(self.file, self.key_line, self.key_column)
 
     def child(self, name: str) -> Mark:
-        """The mark of a singular field; this mark's own place when it has none."""
+        """The mark of a field (the first entry's of several); this mark's own place when it has none."""
         found = self.children.get(name) if self.children else None
         if isinstance(found, Mark):
             return found
-        if isinstance(found, list) and found:
-            return found[0]
+        if found:
+            return found[0] if isinstance(found, list) else next(iter(found.values()))
         return Mark(self.file, self.line, self.column)
 
     def item(self, name: str, index: int) -> Mark:

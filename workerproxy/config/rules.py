@@ -20,10 +20,9 @@ Rule: TypeAlias = Callable[[Any], str]
 """Returns what was expected when the value breaks the rule, else ``""``."""
 
 # protoc-gen-validate's known_regex; without "strict" only what would break framing is refused.
-_HEADER_NAME: Final = re.compile(r":?[0-9a-zA-Z!#$%&'*+\-.^_|~`]+")
+_HEADER_NAME: Final = re.compile(r":?[0-9a-zA-Z!#$%&'*+,\-.^_|~`]+")  # the comma: "+-." is a range in theirs
 _HEADER_VALUE: Final = re.compile(r"[^\x00-\x08\x0A-\x1F\x7F]*")
-_LOOSE_HEADER_NAME: Final = re.compile(r"[^\x00\x0A\x0D]+")
-_LOOSE_HEADER_VALUE: Final = re.compile(r"[^\x00\x0A\x0D]*")
+_LOOSE_HEADER: Final = re.compile(r"[^\x00\x0A\x0D]*")
 _NAME_EXPECTED: Final = "a valid header name"
 _VALUE_EXPECTED: Final = "a valid header value, without control characters"
 
@@ -127,8 +126,8 @@ def _text_rules(rules: Any) -> Iterator[Rule]:
 def _header_rule(rules: Any) -> Rule:
     strict = rules.strict
     if rules.well_known_regex == validate_pb2.HTTP_HEADER_NAME:
-        return _full_match(_HEADER_NAME if strict else _LOOSE_HEADER_NAME, _NAME_EXPECTED)
-    return _full_match(_HEADER_VALUE if strict else _LOOSE_HEADER_VALUE, _VALUE_EXPECTED)
+        return _full_match(_HEADER_NAME if strict else _LOOSE_HEADER, _NAME_EXPECTED)
+    return _full_match(_HEADER_VALUE if strict else _LOOSE_HEADER, _VALUE_EXPECTED)
 
 
 def _full_match(pattern: re.Pattern[str], expected: str) -> Rule:

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from workerproxy.config import addresses
-from workerproxy.config.errors import SEMANTIC, UNSUPPORTED, ConfigError
+from workerproxy.config.errors import SEMANTIC, UNSUPPORTED_FIELD, UNSUPPORTED_VALUE, ConfigError
 from workerproxy.config.report import Place
+from workerproxy.config.schema import type_name_of
 from workerproxy.config.semantics_routes import RouteChecks
 from workerproxy.config.suggest import did_you_mean
 from workerproxy.config.supported import EXTENSION_POINTS, RUNTIME_KEYS, RUNTIME_PREFIXES_WITHOUT_EFFECT
 from workerproxy.config.walk import Visit
+from workerproxy.extensions.registry import Registry
 
 _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-_ROUTER: Final = "envoy.extensions.filters.http.router.v3.Router"
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _STATIC: Final = 0  # Cluster.DiscoveryType
 _HOLDERS: Final = frozenset(
@@ -29,8 +30,9 @@ _HOLDERS: Final = frozenset(
 class Semantics:
     """Checks one bootstrap; ``check`` takes the visits of its walk. ``warnings`` collects what is only odd."""
 
-    def __init__(self, bootstrap: Any) -> None:
+    def __init__(self, bootstrap: Any, registry: Registry) -> None:
         self.warnings: list[ConfigError] = []
+        self._registry = registry
         clusters = [cluster.name for cluster in bootstrap.static_resources.clusters]
         self._checks: Mapping[str, Callable[[Visit], Iterable[ConfigError]]] = {
             "envoy.config.bootstrap.v3.Bootstrap.StaticResources": self._static_resources,
@@ -93,7 +95,7 @@ class Semantics:
             elif not any(_key_matches(key, pattern) for pattern in RUNTIME_KEYS):
                 hint = did_you_mean(key, RUNTIME_KEYS) if RUNTIME_KEYS else ""
                 message = f"the runtime key '{key}' may mean something to Envoy but workerproxy does not read it yet"
-                yield place.error(message, hint=hint, kind=UNSUPPORTED)
+                yield place.error(message, hint=hint, kind=UNSUPPORTED_FIELD)
 
     def _listener(self, visit: Visit) -> Iterator[ConfigError]:
         place, listener = Place.of(visit), visit.message
@@ -104,19 +106,18 @@ class Semantics:
             yield from _address(place.field("address"), addresses.listen_problem(listener.address))
         chains = len(listener.filter_chains)
         if not chains and not listener.HasField("default_filter_chain"):
-            if not visit.mark.has("filter_chains"):
-                yield place.error("no filter chain", "one entry in 'filter_chains'")
+            yield place.error("no filter chain", "one entry in 'filter_chains'")
         elif chains > 1 or (chains and listener.HasField("default_filter_chain")):
             extra = place.item("filter_chains", 1) if chains > 1 else place.field("default_filter_chain")
             yield extra.error(
                 "several filter chains are valid in Envoy but workerproxy does not match filter chains yet",
                 "one filter chain",
-                kind=UNSUPPORTED,
+                kind=UNSUPPORTED_VALUE,
             )
 
     def _filter_chain(self, visit: Visit) -> Iterator[ConfigError]:
         place, filters = Place.of(visit), visit.message.filters
-        if not filters and not visit.mark.has("filters"):
+        if not filters:
             yield place.error("no filters: connections would be closed at once", "the HTTP connection manager")
         for index in range(1, len(filters)):
             yield place.item("filters", index).error("the HTTP connection manager must be the last and only filter")
@@ -126,18 +127,20 @@ class Semantics:
         if manager.strip_any_host_port and manager.strip_matching_host_port:
             yield place.field("strip_any_host_port").error("cannot be set together with 'strip_matching_host_port'")
         filters = manager.http_filters
-        if not filters and not visit.mark.has("http_filters"):
+        if not filters:
             yield place.error("'http_filters' is empty: nothing would route a request", "the router as last filter")
         last = len(filters) - 1
         for index, http_filter in enumerate(filters):
-            is_router = http_filter.typed_config.type_url.rpartition("/")[2] == _ROUTER
+            extension = self._registry.find("http_filters", type_name_of(http_filter.typed_config.type_url))
+            if extension is None:
+                continue  # said elsewhere
             here = place.item("http_filters", index)
-            if is_router and index != last:
-                yield here.error("the router ends the filter chain: no filter may come after it")
-            elif is_router and http_filter.disabled:
+            if extension.is_terminal and index != last:
+                yield here.error("this filter ends the chain: no filter may come after it")
+            elif extension.is_terminal and http_filter.disabled:
                 yield here.field("disabled").error("the last filter of the chain cannot be disabled")
-            elif not is_router and index == last and http_filter.typed_config.type_url:
-                yield here.error("the last HTTP filter must be the router", f"a filter of type {_ROUTER}")
+            elif not extension.is_terminal and index == last:
+                yield here.error("the last HTTP filter must end the chain", "the router")
 
     def _cidr_range(self, visit: Visit) -> Iterator[ConfigError]:
         if not visit.message.address_prefix:

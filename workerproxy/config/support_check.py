@@ -12,7 +12,7 @@ from typing import Any, Final
 from google.protobuf.descriptor import FieldDescriptor
 
 from workerproxy.config import schema
-from workerproxy.config.errors import DEPRECATED, UNSUPPORTED, ConfigError
+from workerproxy.config.errors import DEPRECATED, UNSUPPORTED_FIELD, UNSUPPORTED_VALUE, ConfigError
 from workerproxy.config.marks import Path, render_path
 from workerproxy.config.schema import Field
 from workerproxy.config.suggest import nearest
@@ -88,15 +88,14 @@ class SupportCheck:
             if support is None:
                 visit.quiet_fields.add(field.name)
                 message = f"'{field.name}' " + _NOT_YET.format("field")
-                yield ConfigError(UNSUPPORTED, visit.mark.child(field.name).key_position, render_path(path), message)
+                at = visit.mark.child(field.name).key_position
+                yield ConfigError(UNSUPPORTED_FIELD, at, render_path(path), message)
                 continue
             if support.values is not None and (shown := _unsupported_value(field, value, support.values)):
-                expected = "one of " + ", ".join(map(_text, support.values)) if len(support.values) > 1 else ""
+                expected = ("one of " if len(support.values) > 1 else "") + ", ".join(map(_text, support.values))
                 message = f"{shown} " + _NOT_YET.format("value")
                 at = visit.mark.child(field.name).position
-                yield ConfigError(
-                    UNSUPPORTED, at, render_path(path), message, expected or _text(support.values[0]), hint=support.note
-                )
+                yield ConfigError(UNSUPPORTED_VALUE, at, render_path(path), message, expected, hint=support.note)
             if field.name in self._deprecated_in(visit):
                 self._warn_deprecated(visit, field, path)
 
@@ -107,7 +106,7 @@ class SupportCheck:
         near = nearest(visit.kind.full_name, allowed)
         hint = f"supported here: {', '.join(sorted(allowed))}" if len(allowed) <= 6 else f"the nearest is {near}"
         message = f"{visit.kind.full_name} " + _NOT_YET.format("extension")
-        return ConfigError(UNSUPPORTED, visit.mark.position, render_path(visit.path), message, hint=hint)
+        return ConfigError(UNSUPPORTED_VALUE, visit.mark.position, render_path(visit.path), message, hint=hint)
 
     def _deprecated_in(self, visit: Visit) -> frozenset[str]:
         found = self._deprecated.get(visit.kind.full_name)

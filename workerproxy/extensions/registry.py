@@ -1,8 +1,8 @@
 """Finds the extensions: every module in the folders of this package is one, known by its configuration type.
 
 A module says what it is in plain data: ``CONFIG_TYPE`` (full name of its configuration message), ``NAME`` (Envoy's
-name for it) and ``READS`` (message -> fields it reads, for "supported or refused"). What else it must have, its
-factory, is between it and the runtime that uses it. Files whose name begins with ``_`` are helpers, not extensions.
+name for it) and ``READS`` (message -> fields it reads, for "supported or refused"); an HTTP filter that ends its chain
+also ``TERMINAL``, a load balancer ``LB_POLICY``. Its factory is between it and the runtime that uses it. Files whose name begins with ``_`` are helpers, not extensions.
 To add an extension is to add a file: nothing lists them.
 """
 
@@ -31,6 +31,11 @@ class Extension:
     config_type: str
     reads: Mapping[str, frozenset[str]]
     module: ModuleType
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether an HTTP filter ends its chain (``TERMINAL = True`` in its module), as the router does."""
+        return bool(getattr(self.module, "TERMINAL", False))
 
     @property
     def summary(self) -> str:
