@@ -195,11 +195,16 @@ def grpc_status(info: StreamInfo) -> int | None:
     content_type = fields.get(b"content-type", b"")
     if content_type != b"application/grpc" and not content_type.startswith(b"application/grpc+"):
         return None
+    return response_grpc_status(info) if info.response_code else None
+
+
+def response_grpc_status(info: StreamInfo) -> int:
+    """What a response says as a gRPC status, be the request gRPC or not: Unknown when it says nothing."""
     for source in (info.response_trailers, info.response_headers):
         text = source.get(b"grpc-status") if source is not None else None
         if text is not None:
             return int(text) if text.isdigit() else GRPC_INVALID
-    return GRPC_FROM_HTTP.get(info.response_code, GRPC_UNKNOWN) if info.response_code else None
+    return GRPC_FROM_HTTP.get(info.response_code, GRPC_UNKNOWN)
 
 
 def grpc_status_name(*, snake: bool) -> TextGetter:
