@@ -52,7 +52,7 @@ peers: $(VENV)/.peers  ## nginx, haproxy, wrk and strace, for tests and load tes
 # ---- use
 
 run: $(VENV)/.run  ## install, then two workers in front of a demo origin (WORKERS=n)
-	@$(BIN)/python scripts/run_demo.py --workers $(WORKERS)
+	@exec $(BIN)/workerproxy --workers $(WORKERS)
 
 # ---- check
 
@@ -103,7 +103,7 @@ profile: $(VENV)/.profile $(VENV)/.peers  ## where a worker's time goes, by Pyth
 	$(BIN)/python -m loadtests.profile $(ARGS)
 
 docs: $(VENV)/.test  ## make the generated documents again
-	$(BIN)/python -m scripts.docs
+	$(BIN)/workerproxy --print-supported > docs/supported.md.new && mv docs/supported.md.new docs/supported.md
 
 clean:  ## remove the environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
