@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from workerproxy.main_thread.listener_sockets import ListenerSockets
 
 _PATHS: Final = ("/", "/headers", "/stream", "/delay/500", "/bytes/1000000", "/status/503")
+DEFAULT_PORT: Final = 10001  # as in config/default.yaml
 _PR_SET_PDEATHSIG: Final = 1
 _STOP_TIMEOUT_S: Final = 2.0
 
@@ -25,6 +27,12 @@ _STOP_TIMEOUT_S: Final = 2.0
 def wants_demo(options: Options) -> bool:
     """Whether nothing but the embedded default is configured."""
     return not (options.config_path or options.config_yaml or options.listen or options.to)
+
+
+def demo_runs() -> bool:
+    """Whether something listens where the demo origin would: one that was started by hand, as ``make run`` does."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", DEFAULT_PORT)) == 0
 
 
 class DemoOrigin:
@@ -37,7 +45,7 @@ class DemoOrigin:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=worker_environment(environment),
-            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509 - no thread runs yet
+            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
         )
 
     def stop(self) -> None:
@@ -58,5 +66,9 @@ def welcome(listeners: Iterable[ListenerSockets], admin_address: str) -> str:
         lines += [f"  curl {base}{path}" for path in _PATHS]
     if admin_address:
         lines += ["", f"  http://{admin_address}/          the admin pages: what happens inside"]
-    lines += ["", "Your own configuration: workerproxy -c FILE, or workerproxy --listen :8080 --to http://HOST:PORT", ""]
+    lines += [
+        "",
+        "Your own configuration: workerproxy -c FILE, or workerproxy --listen :8080 --to http://HOST:PORT",
+        "",
+    ]
     return "\n".join(lines)

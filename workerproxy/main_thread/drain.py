@@ -114,12 +114,16 @@ class Drain:
         slots = self._supervisor.running()
         _log.info("draining %d workers for at most %g s", len(slots), self._drain_time_s)
         self._supervisor.tell_all(m.Drain(self._drain_time_s, False))
-        for listener in self._listeners:
-            listener.close()
-        await asyncio.gather(*(self._stop_accepting(slot) for slot in slots))
+        await self.stop_listening()
         while any(slot.pid and slot.pulse.active != 0 for slot in slots):
             self._supervisor.changed.clear()
             await self._supervisor.changed.wait()
+
+    async def stop_listening(self) -> None:
+        """Close the listening sockets here, then have the workers accept what is queued and close them too."""
+        for listener in self._listeners:
+            listener.close()
+        await asyncio.gather(*(self._stop_accepting(slot) for slot in self._supervisor.running()))
 
     async def _stop_accepting(self, slot: WorkerSlot) -> None:
         slot.pulse.active = -1  # not known until it says so

@@ -49,6 +49,11 @@ class ListenerSockets:
     sockets: list[socket.socket]
     pipe_path: str = ""  # to be removed in the end
 
+    @property
+    def open(self) -> bool:
+        """Whether this process still has it; a worker that is started later gets none of a closed one."""
+        return self.sockets[0].fileno() >= 0
+
     def for_worker(self, worker_id: int) -> socket.socket:
         return self.sockets[worker_id]
 
@@ -132,8 +137,36 @@ def _open_tcp(listener: Any, bind_to: tuple[str, int], reuse_port: bool) -> sock
     return sock
 
 
+def open_admin_socket(address: Any) -> tuple[socket.socket, str]:
+    """The one socket of the admin listener, and the file to remove in the end ("" for none). Raises ``ListenError``."""
+    try:
+        if address.WhichOneof("address") == "pipe":
+            return _bind_pipe(address.pipe, _FALLBACK_BACKLOG)
+        at = address.socket_address
+        v6 = ":" in at.address
+        sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if v6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not at.ipv4_compat)
+            sock.bind((at.address, at.port_value))
+            sock.listen(_FALLBACK_BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        where = address_text(address)
+        raise ListenError(f"cannot listen on {where} (admin): {_reason(error, where)}") from None
+    return sock, ""
+
+
 def _open_pipe(listener: Any, name: str, workers: int) -> ListenerSockets:
-    pipe = listener.address.pipe
+    sock, path = _bind_pipe(listener.address.pipe, _backlog(listener))
+    return ListenerSockets(name, listener.address.pipe.path, [sock] * workers, path)
+
+
+def _bind_pipe(pipe: Any, backlog: int) -> tuple[socket.socket, str]:
     abstract = pipe.path.startswith("@")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -143,11 +176,11 @@ def _open_pipe(listener: Any, name: str, workers: int) -> ListenerSockets:
         sock.bind("\0" + pipe.path[1:] if abstract else pipe.path)
         if pipe.mode and not abstract:
             os.chmod(pipe.path, pipe.mode)
-        sock.listen(_backlog(listener))
+        sock.listen(backlog)
     except BaseException:
         sock.close()
         raise
-    return ListenerSockets(name, pipe.path, [sock] * workers, "" if abstract else pipe.path)
+    return sock, "" if abstract else pipe.path
 
 
 def _remove_stale(path: str) -> None:

@@ -21,7 +21,7 @@ from workerproxy.config.errors import ConfigErrors
 from workerproxy.control import messages as m
 from workerproxy.main_thread.configuration import Configuration, ConfigVersion, RefusedConfig
 from workerproxy.main_thread.live_change import compare
-from workerproxy.main_thread.worker_slot import WorkerError, WorkerRefusedError, WorkerSlot
+from workerproxy.main_thread.worker_slot import DRAINING, WorkerError, WorkerRefusedError, WorkerSlot
 
 if TYPE_CHECKING:
     from workerproxy.main_thread.dns import DnsClusters
@@ -123,6 +123,8 @@ class Reload:
     async def _apply(self, bootstrap: Any) -> ReloadResult:
         old = self._configuration.active
         changes: list[str] = []
+        if any(slot.state == DRAINING for slot in self._supervisor.slots):
+            return self._invalid(["listeners are stopped or draining; nothing new can be served"], bootstrap)
         if old is not None:
             difference = compare(old.bootstrap, bootstrap)
             if difference.refused:

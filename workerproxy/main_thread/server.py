@@ -18,24 +18,25 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 from setproctitle import setproctitle
 
-from workerproxy import __version__
 from workerproxy.config import load as config_load
 from workerproxy.control import messages as m
 from workerproxy.control.board import BoardOwner, board_bytes
 from workerproxy.control.logging import ApplicationLog, LogSettings, set_levels
-from workerproxy.main_thread import signals
+from workerproxy.main_thread import drain, signals
 from workerproxy.main_thread.admin.server import AdminServer, AdminSocket
 from workerproxy.main_thread.configuration import Configuration, ConfigVersion
-from workerproxy.main_thread.demo import DemoOrigin, wants_demo, welcome
+from workerproxy.main_thread.demo import DemoOrigin, demo_runs, wants_demo, welcome
 from workerproxy.main_thread.dns import CaresResolver, DnsClusters
 from workerproxy.main_thread.drain import Drain
-from workerproxy.main_thread.listener_sockets import ListenerSockets, ListenError, open_listeners
+from workerproxy.main_thread.listener_sockets import ListenError, ListenerSockets, open_listeners
 from workerproxy.main_thread.machine import memory_file, memory_of, raise_file_limit
 from workerproxy.main_thread.membership import Membership
 from workerproxy.main_thread.reload import Reload, ReloadResult
+from workerproxy.main_thread.server_state import ServerState
 from workerproxy.main_thread.stats import ListenerManagerStats, ServerStats
 from workerproxy.main_thread.stats_store import FLUSH_INTERVAL_S, StatsStore
 from workerproxy.main_thread.supervisor import Supervisor
+from workerproxy.main_thread.version import program_version, version_parts
 from workerproxy.main_thread.worker_process import WORKER_COMMAND
 from workerproxy.main_thread.worker_slot import SlotSettings
 
@@ -50,13 +51,7 @@ EXIT_FAILED: Final = 1
 
 STATS_FLUSH_TIMEOUT_S: Final = 0.1  # for workers, before their statistics are read anyway
 APPLY_TIMEOUT_S: Final = 2.0  # for workers to apply what an admin page asks
-
-# envoy.admin.v3.ServerInfo.State
-LIVE: Final = 0
-DRAINING: Final = 1
-PRE_INITIALIZING: Final = 2
-INITIALIZING: Final = 3
-STATE_NAMES: Final = ("LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING")
+_INBOUND: Final = 1  # core.v3.TrafficDirection
 
 
 class StartError(Exception):
@@ -69,9 +64,7 @@ class Server:
     ``worker_command`` is what a worker is started with; tests put a program of their own there.
     """
 
-    def __init__(
-        self, options: Options, bootstrap: Any, worker_command: Sequence[str] = WORKER_COMMAND
-    ) -> None:
+    def __init__(self, options: Options, bootstrap: Any, worker_command: Sequence[str] = WORKER_COMMAND) -> None:
         """Raises ``StartError``."""
         self.options = options
         self.started_at = time.monotonic()
@@ -96,7 +89,7 @@ class Server:
         self.membership = Membership(self.store.own)
 
     def __repr__(self) -> str:
-        return f"<Server {STATE_NAMES[self.state]} {self.configuration!r}>"
+        return f"<Server {self.state.name} {self.configuration!r}>"
 
     def close(self) -> None:
         """Give everything back that was opened."""
@@ -107,13 +100,13 @@ class Server:
             socket.close()
 
     @property
-    def state(self) -> int:
-        """As ``/server_info`` and ``server.state`` have it. LIVE needs a worker that serves."""
-        if self.health_failed or (self.initialized and self.drain.state != "running"):
-            return DRAINING
+    def state(self) -> ServerState:
+        """LIVE needs a worker that serves, or one whose listeners were stopped by hand."""
+        if self.health_failed or (self.initialized and self.drain.state != drain.RUNNING):
+            return ServerState.DRAINING
         if not self.initialized:
-            return PRE_INITIALIZING if self.configuration.active is None else INITIALIZING
-        return LIVE if self.supervisor.serving() else INITIALIZING
+            return ServerState.PRE_INITIALIZING if self.configuration.active is None else ServerState.INITIALIZING
+        return ServerState.LIVE if self.supervisor.useful() else ServerState.INITIALIZING
 
     @property
     def admin_address(self) -> str:
@@ -143,7 +136,7 @@ class Server:
         )
         self.reloader = Reload(self._load, self.configuration, self.supervisor, self.dns, self._activated)
         self.drain = Drain(self.supervisor, self.listeners, self.options.drain_time_s, self._drain_begins)
-        self.drain_task: asyncio.TimerHandle | None = None
+        self._stop_listening: asyncio.TimerHandle | None = None  # POST /drain_listeners?graceful
         admin: AdminServer | None = None
         signals.install(loop, self)
         try:
@@ -171,7 +164,7 @@ class Server:
 
     async def _initialize(self) -> bool:
         """Start the workers and give them the first configuration; False when that failed or was interrupted."""
-        _log.info("workerproxy %s (pid %d) starts %d workers", __version__, os.getpid(), self.options.workers)
+        _log.info("workerproxy %s (pid %d) starts %d workers", program_version(), os.getpid(), self.options.workers)
         try:
             self.supervisor.start()
         except OSError as error:
@@ -263,19 +256,43 @@ class Server:
         message = m.Drain(float(self.options.drain_time_s), False) if failed else m.EndDrain()
         await self.supervisor.ask_each(self.supervisor.serving(), message, APPLY_TIMEOUT_S)
 
+    async def drain_listeners(self, *, graceful: bool, stop: bool, inbound_only: bool) -> None:
+        """POST /drain_listeners. Raises ``ValueError`` when only some of the listeners are meant."""
+        if inbound_only:
+            active = self.configuration.active
+            inbound = [one.traffic_direction == _INBOUND for one in active.listeners] if active else []
+            if not any(inbound):
+                return
+            if not all(inbound):
+                raise ValueError("inboundonly is supported only where all listeners are inbound, or none")
+        if graceful or not stop:
+            message = m.Drain(float(self.options.drain_time_s), self.options.drain_strategy == "gradual")
+            await self.supervisor.ask_each(self.supervisor.serving(), message, APPLY_TIMEOUT_S)
+        if not stop or self._stop_listening is not None:
+            return
+        if graceful:
+            loop = asyncio.get_running_loop()
+            self._stop_listening = loop.call_later(self.options.drain_time_s, self._spawn_stop_listening)
+        else:
+            await self.drain.stop_listening()
+
+    def _spawn_stop_listening(self) -> None:
+        asyncio.ensure_future(self.drain.stop_listening())  # noqa: RUF006 - bounded by its own timeout
+
     async def current_stats(self) -> StatValues:
         """Every statistic, as new as the workers can make it in a tenth of a second."""
         await self.supervisor.ask_each(self.supervisor.running(), m.FlushStats(), STATS_FLUSH_TIMEOUT_S)
         slots = self.supervisor.slots
         memory = memory_of([os.getpid(), *(slot.pid for slot in slots if slot.pid)])
         stats = self._stats
-        stats.live = int(self.state == LIVE)
+        stats.live = int(self.state == ServerState.LIVE)
         stats.state = self.state
         stats.uptime = int(time.monotonic() - self.started_at)
         stats.concurrency = self.options.workers
         stats.total_connections = sum(max(slot.pulse.active, 0) for slot in slots)
         stats.memory_allocated, stats.memory_heap_size, stats.memory_physical_size = memory
-        stats.version = _version_number(__version__)
+        major, minor, patch = version_parts()
+        stats.version = major * 10_000 + minor * 100 + patch
         stats.days_until_first_cert_expiring = 2**32 - 1  # there is no certificate
         return self.store.merged()
 
@@ -288,7 +305,7 @@ def run(options: Options, bootstrap: Any, worker_command: Sequence[str] = WORKER
     except StartError as error:
         _say(str(error))
         return EXIT_FAILED
-    demo = DemoOrigin(os.environ) if wants_demo(options) else None
+    demo = DemoOrigin(os.environ) if wants_demo(options) and not demo_runs() else None
     if demo is not None:
         sys.stderr.write(welcome(server.listeners, server.admin_address))
         sys.stderr.flush()
@@ -331,12 +348,6 @@ def _birth(options: Options) -> m.Birth:
         log_format_escaped=options.log_format_escaped,
         log_path=options.log_path,
     )
-
-
-def _version_number(version: str) -> int:
-    """``1.2.3`` as 10203."""
-    parts = [int(part) for part in version.split("+")[0].split(".")[:3] if part.isdigit()]
-    return sum(part * factor for part, factor in zip(parts, (10_000, 100, 1), strict=False))
 
 
 def _say(text: str) -> None:

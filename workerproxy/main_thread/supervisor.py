@@ -73,6 +73,10 @@ class Supervisor:
     def serving(self) -> list[WorkerSlot]:
         return [slot for slot in self.slots if slot.state == SERVING]
 
+    def useful(self) -> list[WorkerSlot]:
+        """Those that have work: they serve, or finish what they began."""
+        return [slot for slot in self.slots if slot.state in (SERVING, DRAINING)]
+
     def kill_all(self) -> None:
         for slot in self.slots:
             slot.kill()

@@ -153,8 +153,9 @@ class WorkerSlot:
             process.channel.send(m.Birth(worker_id=self.worker_id, **same, fds=[segment_fd, settings.board_fd]))
         finally:
             os.close(segment_fd)
-        for first in range(0, len(settings.listeners), MAX_FDS):
-            some = settings.listeners[first : first + MAX_FDS]
+        listeners = [listener for listener in settings.listeners if listener.open]
+        for first in range(0, len(listeners), MAX_FDS):
+            some = listeners[first : first + MAX_FDS]
             fds = [listener.for_worker(self.worker_id).fileno() for listener in some]
             process.channel.send(m.ListenerSockets([listener.name for listener in some], fds=fds))
 
