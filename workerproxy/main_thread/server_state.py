@@ -1,4 +1,4 @@
-"""The server's state as ``/ready``, ``/server_info`` and ``server.state`` tell it: ``envoy.admin.v3.ServerInfo.State``."""
+"""The server's state as ``/ready``, ``/server_info`` and ``server.state`` tell it (``admin.v3.ServerInfo.State``)."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class AdminServer:
     async def start(self, admin_socket: AdminSocket) -> None:
         self._socket = admin_socket
         start = asyncio.start_unix_server if admin_socket.sock.family == socket.AF_UNIX else asyncio.start_server
-        self._listening = await start(self._connected, sock=admin_socket.sock, limit=_READ)  # type: ignore[operator]
+        self._listening = await start(self._connected, sock=admin_socket.sock, limit=_READ)
         _log.info("admin address: %s", admin_socket.address)
 
     async def close(self) -> None:

@@ -26,14 +26,13 @@ _RULES: Final = tuple(
         ("envoy.tcp_prefix", r"^tcp\.(?P<cut>(?P<value>[^.]+)\.)"),
         ("envoy.cluster_name", r"^cluster\.(?P<cut>(?P<value>[^.]+)\.)"),
         ("envoy.http_conn_manager_prefix", r"^http\.(?P<cut>(?P<value>[^.]+)\.)"),
-        ("envoy.http_conn_manager_prefix", rf"^listener\.(?!admin\.){_ADDRESS}\.http\.(?P<cut>(?P<value>[^.]+)\.)"),
-        ("envoy.http_conn_manager_prefix", r"^listener\.admin\.http\.(?P<cut>(?P<value>[^.]+)\.)"),
-        ("envoy.listener_address", rf"^listener\.(?!admin\.)(?P<cut>(?P<value>{_ADDRESS})\.)"),
+        ("envoy.http_conn_manager_prefix", r"^listener\..*?\.http\.(?P<cut>(?P<value>[^.]+)\.)"),
         (
             "envoy.worker_id",
             rf"^(?:listener\.{_ADDRESS}|server|listener_manager|thread_local_cluster_manager)\.worker_"
             r"(?P<cut>(?P<value>\d+)\.)",
         ),
+        ("envoy.listener_address", rf"^listener\.(?!admin\.)(?P<cut>(?P<value>{_ADDRESS})\.)"),
         ("envoy.rds_route_config", r"^http\.[^.]+\.rds\.(?P<cut>(?P<value>.+)\.)[^.]+$"),
         ("envoy.local_http_ratelimit_prefix", r"^(?P<cut>(?P<value>[^.]+)\.)http_local_rate_limit\."),
     )
