@@ -36,8 +36,8 @@ TIME_POINTS: Final[dict[str, str | None]] = {
 }
 PRECISIONS: Final = {"ms": 1_000, "us": 1_000_000, "ns": NANOSECONDS}  # units in a second
 
-# A subsecond specifier, epoch seconds, absl::FormatTime's own ones, or a literal percent sign (which is strftime's).
-_SPECIFIER: Final = re.compile(r"%([1-9*]?)f|%E([1-9*])([Sf])|%s|%E4Y|%E\*?z|%ET|%%")
+# A subsecond specifier, epoch seconds, the zone, absl::FormatTime's own ones, or a literal percent sign (strftime's).
+_SPECIFIER: Final = re.compile(r"%([1-9*]?)f|%E([1-9*])([Sf])|%s|%Z|%E4Y|%E\*?z|%ET|%%")
 _NEWLINE: Final = re.compile(r"%[-_0^#]*[1-9]*[EO]?n")
 
 
@@ -187,6 +187,8 @@ def _render(piece: str, second: int, parts: time.struct_time) -> bytes:
             return f"{parts.tm_year:04d}"
         if specifier == "%ET":
             return "T"
+        if specifier == "%Z":
+            return parts.tm_zone  # strftime calls UTC GMT
         if specifier in ("%Ez", "%E*z"):
             offset = time.strftime("%z", parts)
             return f"{offset[:3]}:{offset[3:5]}" + (":00" if specifier == "%E*z" else "")

@@ -117,7 +117,7 @@ class LogFile:
             self._open_again()
 
     def close(self) -> None:
-        """Write the last lines, waiting up to ``CLOSE_WAIT_S`` for a stalled reader, and close; harmless if repeated."""
+        """Write the last lines, waiting up to ``CLOSE_WAIT_S`` for a stalled reader, and close. May be repeated."""
         deadline = time.monotonic() + CLOSE_WAIT_S
         self.flush()
         while self._stalled and self._sink is not None and time.monotonic() < deadline:
