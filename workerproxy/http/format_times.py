@@ -131,7 +131,8 @@ def formatted_time(pattern: str, source: TimeSource, *, local: bool) -> Callable
         now, fraction = divmod(moment(info), NANOSECONDS)
         if now != second:
             parts = time.localtime(now) if local else time.gmtime(now)
-            rendered = [_render(piece, now, parts) if isinstance(piece, str) else piece for piece in pieces]
+            zone = parts.tm_zone if local else "UTC"  # which strftime calls GMT
+            rendered = [_render(piece, now, parts, zone) if isinstance(piece, str) else piece for piece in pieces]
             second = now
         digits = b"%09d" % fraction
         return b"".join([piece if isinstance(piece, bytes) else piece.text(digits) for piece in rendered])
@@ -178,7 +179,7 @@ def _width(text: str) -> int:
     return 0 if text == "*" else int(text)
 
 
-def _render(piece: str, second: int, parts: time.struct_time) -> bytes:
+def _render(piece: str, second: int, parts: time.struct_time, zone: str) -> bytes:
     def own(match: re.Match[str]) -> str:
         specifier = match[0]
         if specifier == "%s":
@@ -188,7 +189,7 @@ def _render(piece: str, second: int, parts: time.struct_time) -> bytes:
         if specifier == "%ET":
             return "T"
         if specifier == "%Z":
-            return parts.tm_zone  # strftime calls UTC GMT
+            return zone
         if specifier in ("%Ez", "%E*z"):
             offset = time.strftime("%z", parts)
             return f"{offset[:3]}:{offset[3:5]}" + (":00" if specifier == "%E*z" else "")
