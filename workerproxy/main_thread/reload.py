@@ -150,7 +150,8 @@ class Reload:
                 slot.lock.release()
         self._supervisor.catch_up()
         self._move("done")
-        _log.info("version %d is active: %s", config.version, "; ".join(changes) or "as it was")
+        if old is not None:
+            _log.info("version %d is active: %s", config.version, "; ".join(changes) or "nothing changed")
         return ReloadResult(True, config.version, changes)
 
     async def _prepare(self, slots: list[WorkerSlot], config: ConfigVersion, *, first: bool) -> list[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerproxy.main")
 
+BIRTH_TIMEOUT_S: Final = 60.0  # for a new process to read its first message
 HEARTBEAT_INTERVAL_S: Final = 1.0
 MISS_S: Final = 0.2  # envoy.config.bootstrap.v3.Watchdog.miss_timeout
 MEGA_MISS_S: Final = 1.0  # megamiss_timeout
@@ -183,8 +184,18 @@ class Supervisor:
         self._spawn(self._listen_to_pulse(slot, slot.pid, stats))
 
     async def _listen_to_pulse(self, slot: WorkerSlot, pid: int, stats: WatchdogStats) -> None:
-        """Ask for a sign of life again and again until this process has ended; count the late ones."""
+        """Ask for a sign of life again and again until this process has ended; count the late ones.
+
+        The first answer comes when the worker has been born, which may take as long as it takes.
+        """
         both = (stats, self._all_watchdogs)
+        try:
+            await slot.ask(m.Heartbeat(), BIRTH_TIMEOUT_S)
+        except WorkerError as error:
+            if slot.pid == pid:
+                _log.error("%s; it is replaced", error)
+                slot.kill()
+            return
         while slot.pid == pid:
             question = asyncio.ensure_future(slot.ask(m.Heartbeat(), 3600.0))
             done, _ = await asyncio.wait({question}, timeout=MISS_S)
@@ -195,8 +206,7 @@ class Supervisor:
             if not done:
                 for group in both:
                     group.watchdog_mega_miss += 1
-                if slot.state in (SERVING, DRAINING):
-                    _log.warning("worker %d (pid %d) has not answered for %g s", slot.worker_id, pid, MEGA_MISS_S)
+                _log.warning("worker %d (pid %d) has not answered for %g s", slot.worker_id, pid, MEGA_MISS_S)
             try:
                 answer = await question
             except WorkerError:

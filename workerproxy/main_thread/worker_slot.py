@@ -12,7 +12,7 @@ import logging
 import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -147,10 +147,8 @@ class WorkerSlot:
         try:
             os.ftruncate(segment_fd, SEGMENT_BYTES)
             self._stats = settings.store.attach(mmap.mmap(segment_fd, SEGMENT_BYTES))
-            pattern = settings.birth
-            names = [name for name in pattern.__dataclass_fields__ if name not in ("fds", "worker_id")]
-            same = {name: getattr(pattern, name) for name in names}
-            process.channel.send(m.Birth(worker_id=self.worker_id, **same, fds=[segment_fd, settings.board_fd]))
+            birth = replace(settings.birth, worker_id=self.worker_id, fds=[segment_fd, settings.board_fd])
+            process.channel.send(birth)
         finally:
             os.close(segment_fd)
         listeners = [listener for listener in settings.listeners if listener.open]

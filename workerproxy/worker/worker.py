@@ -41,6 +41,7 @@ EXIT_FAILED: Final = 71
 FLUSH_INTERVAL_S: Final = 0.5  # how old published statistics may be
 _LAG_INTERVAL_S: Final = 0.1
 _DRAIN_POLL_S: Final = 0.05
+_SETTLE_S: Final = 1.0  # after a commit; by then what belonged to the old configuration is mostly gone
 
 # States, in the order of life.
 UNBORN: Final = "unborn"  # waiting for the birth message
@@ -214,9 +215,7 @@ class Worker:
 
     def _commit(self, message: m.Commit) -> m.Message:
         self._data_plane.commit(message.version)
-        # What a configuration is made of lives as long as it: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
+        self._loop.call_later(_SETTLE_S, _settle_memory)
         return m.Committed(message.version)
 
     def _abort(self, message: m.Abort) -> None:
@@ -303,6 +302,13 @@ class Worker:
             self._context.stats.flush()
         self._channel.close()
         self._loop.stop()
+
+
+def _settle_memory() -> None:
+    """What a configuration is made of lives as long as it does: spare the collector from looking at it all the time."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _map(fd: int) -> mmap.mmap:

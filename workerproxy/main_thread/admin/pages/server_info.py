@@ -67,7 +67,6 @@ def _command_line(target: Any, options: Options) -> None:
     target.drain_time.seconds = options.drain_time_s
     target.parent_shutdown_time.seconds = options.parent_shutdown_time_s
     target.file_flush_interval.FromMilliseconds(options.file_flush_interval_ms)
-    target.file_flush_min_size = options.file_flush_min_size_kb
     target.stats_tag.extend(f"{name}:{value}" for name, value in options.stats_tags)
 
 
