@@ -32,6 +32,7 @@ from tests.support.processes import NotReadyError
 
 WARM_UP_S: Final = 1.0
 DESCRIPTORS: Final = 16_000
+ERROR_SHOWN: Final = 2000  # characters
 
 
 @dataclass(slots=True)
@@ -98,6 +99,8 @@ class Comparison:
                 for proxy in running:
                     self.results.rss_bytes[proxy.name] = rss_bytes(proxy.pid)
                     self.results.pss_bytes[proxy.name] = pss_bytes(proxy.pid)
+                    if proxy.has_traceback():
+                        self._fail(f"{proxy.name} printed a traceback: {proxy.process.output()}")
             if self.settings.idle:
                 self._idle()
             if self.settings.two_workers:
@@ -169,6 +172,7 @@ class Comparison:
                         say(f"workers  {label}                    {report.sample_line(sample)}")
 
     def _fail(self, text: str) -> None:
+        text = text[:ERROR_SHOWN]
         self.results.errors.append(text)
         say(text)
 

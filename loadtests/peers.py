@@ -167,6 +167,10 @@ class Running:
     def pid(self) -> int:
         return self.process.pid
 
+    def has_traceback(self) -> bool:
+        """Whether anything went wrong inside that the program itself did not expect."""
+        return "Traceback (most recent call last)" in self.process.output()
+
     def stop(self) -> None:
         self.process.stop()
 

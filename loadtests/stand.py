@@ -19,6 +19,7 @@ from tests.support.ports import free_ports
 from tests.support.processes import Process, http_get
 
 ORIGIN_MODULE: Final = "workerproxy.demo_origin"
+OUTPUT_SHOWN: Final = 3000  # characters
 
 
 @dataclass(slots=True)
@@ -42,6 +43,8 @@ class Stand:
             found.append(f"the proxy ended: {self.proxy.process.output()}")
         elif (now := tuple(process.pid for process in tree(self.proxy.pid))) != self.processes:
             found.append(f"the proxy's processes changed from {self.processes} to {now}")
+        if self.proxy.has_traceback():
+            found.append(f"the proxy printed a traceback:\n{self.proxy.process.output()[:OUTPUT_SHOWN]}")
         return found
 
 
