@@ -111,6 +111,7 @@ class Channel:
         loop: asyncio.AbstractEventLoop,
         on_message: Callable[[Message, int], None],
         on_close: Callable[[str], None],
+        max_queued: int = MAX_QUEUED,
     ) -> None:
         self._sock = sock
         self._loop = loop
@@ -119,6 +120,7 @@ class Channel:
         self._decoder = FrameDecoder()
         self._queue: deque[_Waiting] = deque()
         self._queued = 0
+        self._max_queued = max_queued
         self._questions: dict[int, asyncio.Future[Message]] = {}
         self._last_id = 0
         self.closed = False
@@ -139,7 +141,7 @@ class Channel:
         waiting.fds = [os.dup(fd) for fd in waiting.fds]  # the caller may close its own after this call
         self._queue.append(waiting)
         self._queued += len(waiting.data)
-        if self._queued > MAX_QUEUED:
+        if self._queued > self._max_queued:
             self._fail("the peer does not read its control pipe")
         elif len(self._queue) == 1:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
