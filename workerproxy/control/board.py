@@ -37,13 +37,12 @@ class LimitCell:
     def __repr__(self) -> str:
         return f"<LimitCell {self.value} of {self.total()}>"
 
-    def add(self, number: int) -> None:
-        self.value += number
-        self._cells[self._index] = self.value
+    def increment(self) -> None:
+        """One more in use, here and on the board."""
+        self.value = self._cells[self._index] = self.value + 1
 
-    def sub(self, number: int) -> None:
-        self.value -= number
-        self._cells[self._index] = self.value
+    def decrement(self) -> None:
+        self.value = self._cells[self._index] = self.value - 1
 
     def total(self) -> int:
         """The sum over all workers, this one's included."""

@@ -84,9 +84,7 @@ class DataPlane:
         clusters: dict[str, Cluster] = {}
         members: dict[str, list[Host]] = {}
         for config in resources.clusters:
-            clusters[config.name] = self._cluster_builder.build(
-                config, slots, self._clusters.clusters.get(config.name)
-            )
+            clusters[config.name] = self._cluster_builder.build(config, slots, self._clusters.clusters.get(config.name))
             try:
                 members[config.name] = hosts_of(config, hosts.get(config.name))
             except (OSError, ValueError) as error:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from workerproxy.worker.http.codec.messages import RequestMessage
     from workerproxy.worker.http.header_rules import HeaderRules
     from workerproxy.worker.http.listener import HttpListener
-    from workerproxy.worker.http.settings import ConnectionManagerConfig
 
 
 class ConnectionManager:
@@ -98,8 +97,11 @@ class ConnectionManager:
         """Begin the requests that are there, one at a time; a stream that is done at once makes room for the next."""
         if self._starting:
             return
-        self._starting = True
         messages = self.codec.messages
+        if len(messages) == 1 and messages[0].headers_complete:  # nearly always
+            self._begin_stream(messages[0])
+            return
+        self._starting = True
         while messages and self.stream is None and self.connection.state == OPEN:
             message = messages[0]
             if not message.headers_complete:
@@ -163,9 +165,7 @@ class ConnectionManager:
         if error is None:
             return
         self.stats.downstream_cx_protocol_error += 1
-        self._answer_without_request(
-            message, outcome.Outcome(error.status, error.body, error.details, outcome.DPE)
-        )
+        self._answer_without_request(message, outcome.Outcome(error.status, error.body, error.details, outcome.DPE))
 
     def _answer_without_request(self, message: RequestMessage, end: Outcome) -> None:
         if self._waiting_for_head:
@@ -245,10 +245,6 @@ class ConnectionManager:
             self._close_gracefully()
 
     # step 5's end
-
-    def charge(self, status: int) -> None:
-        """Count a response by its class."""
-        self.listener.count_response(status, self.stats)
 
     def on_stream_done(self, stream: ActiveStream) -> None:
         """The response is written (or given up): log it, then the next request or the end of the connection."""

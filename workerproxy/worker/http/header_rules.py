@@ -361,4 +361,3 @@ def _from_xff_with_port(text: str) -> str | None:
 def _without_trace_reason(request_id: bytes) -> bytes:
     """``pack_trace_reason``: the 15th character tells why a request is traced; an external client may not say."""
     return request_id if len(request_id) != 36 else request_id[:14] + b"4" + request_id[15:]
-

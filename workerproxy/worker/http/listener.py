@@ -17,7 +17,6 @@ from workerproxy.worker.network.listener import ActiveListener, address_text
 if TYPE_CHECKING:
     from workerproxy.worker.http.settings import ConnectionManagerConfig
     from workerproxy.worker.http.stats import (
-        ConnectionManagerStats,
         ListenerHttpStats,
         ListenerStats,
         WorkerListenerStats,
@@ -48,6 +47,7 @@ class HttpListener:
         self.worker_stats = worker_stats
         self.http_stats = http_stats
         self.connections: set[ConnectionManager] = set()
+        self.statuses: dict[int, int] = {}  # status -> responses since statistics were last published
         self._local_ip = local_ip.encode()  # what x-forwarded-for says for clients on this machine
         self._sockets: list[ActiveListener] = []
         self._ids = itertools.count(1)
@@ -66,7 +66,7 @@ class HttpListener:
     # sockets
 
     def add_socket(self, sock: socket.socket) -> None:
-        wildcard = sock.family != socket.AF_UNIX and sock.getsockname()[0] in ("0.0.0.0", "::")  # noqa: S104
+        wildcard = sock.family != socket.AF_UNIX and sock.getsockname()[0] in ("0.0.0.0", "::")
         active = ActiveListener(sock, self.dispatcher, self._on_accept_wildcard if wildcard else self._on_accept)
         self._sockets.append(active)
         self._local_address = active.local_address
@@ -136,6 +136,7 @@ class HttpListener:
         if manager not in self.connections:
             return
         self.connections.discard(manager)
+        manager.codec.close()
         config = manager.config
         if config.connection_idle_timeout_s:
             self.dispatcher.timers(config.connection_idle_timeout_s, _on_connection_idle).cancel(manager)
@@ -156,6 +157,7 @@ class HttpListener:
         """Bring up to date what is not counted request by request; called before statistics are published."""
         for manager in self.connections:
             self._count_bytes(manager)
+        self._count_responses()
         stats = self.config.stats
         stats.downstream_cx_http1_total = stats.downstream_cx_total
         stats.downstream_cx_http1_active = stats.downstream_cx_active
@@ -173,23 +175,20 @@ class HttpListener:
             return self._local_ip
         return ip
 
-    def count_response(self, status: int, stats: ConnectionManagerStats) -> None:
-        """One response of this class, here and for the connection manager."""
-        mine = self.http_stats
-        stats.downstream_rq_completed += 1
-        mine.downstream_rq_completed += 1
-        if status < 300:
-            stats.downstream_rq_2xx += 1
-            mine.downstream_rq_2xx += 1
-        elif status < 400:
-            stats.downstream_rq_3xx += 1
-            mine.downstream_rq_3xx += 1
-        elif status < 500:
-            stats.downstream_rq_4xx += 1
-            mine.downstream_rq_4xx += 1
-        else:
-            stats.downstream_rq_5xx += 1
-            mine.downstream_rq_5xx += 1
+    def _count_responses(self) -> None:
+        """Give the responses counted by status to the listener's and the connection manager's statistics."""
+        statuses, self.statuses = self.statuses, {}
+        for stats in (self.config.stats, self.http_stats):
+            for status, count in statuses.items():
+                stats.downstream_rq_completed += count
+                if status < 300:
+                    stats.downstream_rq_2xx += count
+                elif status < 400:
+                    stats.downstream_rq_3xx += count
+                elif status < 500:
+                    stats.downstream_rq_4xx += count
+                else:
+                    stats.downstream_rq_5xx += count
 
 
 def _on_connection_idle(manager: ConnectionManager) -> None:

@@ -116,7 +116,6 @@ class ListenerBuilder:
                 self._clusters,
                 self._dispatcher,
                 self._context.stats.group(stats_prefix, RouterStats),
-                encoder.request_head,
                 suppress_envoy_headers=suppress,
                 dynamic_stats=router.dynamic_stats.value if router.HasField("dynamic_stats") else True,
                 respect_expected_rq_timeout=router.respect_expected_rq_timeout,
@@ -133,11 +132,12 @@ class ListenerBuilder:
                 enable_trailers=http1.enable_trailers,
                 allow_chunked_length=http1.allow_chunked_length,
                 headers_with_underscores_action=common.headers_with_underscores_action,
+                count_head_bytes=bool(hcm.access_log),
             ),
             date=self._date,
             drain=self._drain,
             encode_head=encoder.response_head_proper_case if proper_case else encoder.response_head,
-            encode_head_10=encoder.response_head_10,
+            encode_head_10=encoder.response_head_10_proper_case if proper_case else encoder.response_head_10,
             on_idle=_on_stream_idle,
             buffer_limit=buffer_limit,
             idle_timeout_s=idle_s or float("inf"),
@@ -158,7 +158,9 @@ class ListenerBuilder:
     ) -> TimerQueue[ConnectionManager] | None:
         return self._dispatcher.timers(duration_s, callback) if duration_s else None
 
-    def _filters(self, listener: Listener, hcm: Any) -> tuple[tuple[Callable[[], StreamFilter], ...], router_pb2.Router]:
+    def _filters(
+        self, listener: Listener, hcm: Any
+    ) -> tuple[tuple[Callable[[], StreamFilter], ...], router_pb2.Router]:
         factories: list[Callable[[], StreamFilter]] = []
         router: router_pb2.Router | None = None
         for config in hcm.http_filters:
@@ -172,7 +174,9 @@ class ListenerBuilder:
             elif not config.disabled:
                 factories.append(extension.module.create_factory(config.typed_config, self._context))
         if router is None:
-            raise Refused(f"listener {listener.name}: http_filters must end with {router_pb2.Router.DESCRIPTOR.full_name}")
+            raise Refused(
+                f"listener {listener.name}: http_filters must end with {router_pb2.Router.DESCRIPTOR.full_name}"
+            )
         return tuple(factories), router
 
     def _loggers(self, hcm: Any) -> tuple[AccessLogger, ...]:
@@ -250,4 +254,3 @@ def machine_address(family: int) -> str:
             return str(sock.getsockname()[0])
         except OSError:
             return "::1" if family == socket.AF_INET6 else "127.0.0.1"
-

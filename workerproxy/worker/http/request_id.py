@@ -27,6 +27,4 @@ class RequestIds:
         digits = os.urandom(16 * _BATCH).hex().encode()
         for at in range(0, 32 * _BATCH, 32):
             d = digits[at : at + 32]
-            self._pool.append(
-                b"%b-%b-4%b-%b%b-%b" % (d[:8], d[8:12], d[13:16], _VARIANT[d[16]], d[17:20], d[20:32])
-            )
+            self._pool.append(b"%b-%b-4%b-%b%b-%b" % (d[:8], d[8:12], d[13:16], _VARIANT[d[16]], d[17:20], d[20:32]))

@@ -66,7 +66,6 @@ class ActiveStream(StreamInfo):
 
     route: Route | None
     upstream_client: ActiveClient | None = None
-    upstream_body_bytes: int = 0
 
     def __init__(
         self, manager: ConnectionManager, config: ConnectionManagerConfig, message: RequestMessage, now: float
@@ -98,7 +97,8 @@ class ActiveStream(StreamInfo):
         headers = self.request_headers
         what = f"{headers.method.decode()} {headers.path.decode('latin-1')}" if headers is not None else "no headers"
         state = "done" if self.end_sent else "responding" if self.response_started else "waiting"
-        return f"<ActiveStream {what} {state} {self.router!r}>"
+        router = repr(self.router) if not self.destroyed else "destroyed"
+        return f"<ActiveStream {what} {state} {router}>"
 
     # step 1: the request comes in
 
@@ -112,6 +112,10 @@ class ActiveStream(StreamInfo):
         complete = message.complete
         if complete:
             self.request_complete_time = self.start_time if not message.body else monotonic()
+        if message.version == 10 and not config.codec.accept_http_10:
+            manager.close_after_response = True
+            self.local_reply(outcome.LOW_VERSION)
+            return
         if message.expect_continue and not config.proxy_100_continue:
             self._answer_expect(headers)
         refused = config.rules.check(headers, self)
@@ -141,9 +145,8 @@ class ActiveStream(StreamInfo):
 
     def _answer_expect(self, headers: RequestHeaders) -> None:
         headers.remove(b"expect")
-        if not self.message.complete:
-            self.manager.stats.downstream_rq_1xx += 1
-            self.connection.write(_CONTINUE)
+        self.manager.stats.downstream_rq_1xx += 1
+        self.connection.write(_CONTINUE)
 
     def _refuse_upgrade(self) -> None:
         self.manager.close_after_response = True
@@ -175,7 +178,7 @@ class ActiveStream(StreamInfo):
             message.body = []
             self.bytes_received += sum(map(len, chunks))
         self._touch()
-        if self.end_sent or self.response_started and self.router.attempt is None:
+        if self.end_sent or (self.response_started and self.router.attempt is None):
             return  # nobody wants the rest; the connection closes after the response
         if chunks or (complete and trailers is None):
             end_stream = complete and trailers is None
@@ -189,7 +192,7 @@ class ActiveStream(StreamInfo):
                 self.router.decode_trailers(trailers)
             else:
                 self.chain.decode_trailers(trailers)
-        if not complete and message.body_kind == LENGTH and message.body_remaining >= SPLICE_MIN:
+        if not complete and message.body_remaining >= SPLICE_MIN and message.body_kind == LENGTH and not self.destroyed:
             self._try_splice_request()
 
     def _on_codec_error(self, error: CodecError) -> None:
@@ -342,7 +345,8 @@ class ActiveStream(StreamInfo):
             headers[b"connection"] = b"close"
         elif self.protocol == "HTTP/1.0":
             headers[b"connection"] = b"keep-alive"
-        manager.charge(status)
+        statuses = manager.listener.statuses
+        statuses[status] = statuses.get(status, 0) + 1
         head = config.encode_head_10(headers) if self.protocol == "HTTP/1.0" else config.encode_head(headers)
         self.response_head_bytes = len(head)
         if end_stream:
@@ -442,7 +446,6 @@ class ActiveStream(StreamInfo):
 
     def on_response_spliced(self, moved: int) -> None:
         self.bytes_sent += moved
-        self.upstream_body_bytes += moved
         self._touch()
 
     def _try_splice_request(self) -> None:
@@ -531,8 +534,10 @@ class ActiveStream(StreamInfo):
             self._splice.cancel()
             self._splice = None
         self.router.on_destroy()
+        del self.router  # the two hold each other; this way nothing is left to the garbage collector
         if self.chain is not None:
             self.chain.destroy()
+            self.chain = None
         if self._idle is not None:
             self._idle.cancel(self.manager)
         if self._handles is not None:

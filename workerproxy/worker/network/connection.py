@@ -10,10 +10,13 @@ whoever produces the bytes to stop, below the low one ``on_below_low`` lets it g
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
+
+_log = logging.getLogger("workerproxy.connection")
 
 if TYPE_CHECKING:
     from workerproxy.worker.network.dispatcher import Dispatcher, TimerQueue
@@ -136,7 +139,10 @@ class Connection:
             self._on_fin()
         elif self.state == OPEN:
             self.bytes_read += len(data)
-            self._callbacks.on_data(data)
+            try:
+                self._callbacks.on_data(data)
+            except Exception:
+                self._on_bug()
         # else: the peer goes on sending to a connection that is closing; read and forget, so that no RST
         # destroys the response it has not read yet (RFC 9112 section 9.6).
 
@@ -162,6 +168,12 @@ class Connection:
             return True
         except OSError:
             return False
+
+    def _on_bug(self) -> None:
+        """A fault of this program costs this connection, not the worker."""
+        _log.exception("internal error on %r; the connection is closed", self)
+        if self.state == OPEN:
+            self._fail(OSError("internal error"))
 
     # writing
 

@@ -6,7 +6,6 @@ host, owns the upstream request, decides what a failure means, runs the route's 
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from workerproxy.extensions.base import STOP_ITERATION, STOP_NO_BUFFER, Body, StreamFilter
@@ -15,8 +14,6 @@ from workerproxy.http.outcome import Outcome
 from workerproxy.worker.router.upstream_request import UpstreamRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from workerproxy.http.headers import HeaderMap, RequestHeaders, ResponseHeaders
     from workerproxy.http.outcome import ResetReason
     from workerproxy.worker.http.codec.messages import ResponseMessage
@@ -47,7 +44,6 @@ class RouterConfig:
         clusters: ClusterManager,
         dispatcher: Dispatcher,
         stats: RouterStats,
-        encode_head: Callable[[RequestHeaders], bytes],
         *,
         suppress_envoy_headers: bool = False,
         dynamic_stats: bool = True,
@@ -57,7 +53,6 @@ class RouterConfig:
         self.clusters = clusters
         self.dispatcher = dispatcher
         self.stats = stats
-        self.encode_head = encode_head
         self.add_envoy_headers = not suppress_envoy_headers
         self.dynamic_stats = dynamic_stats
         self.respect_expected_rq_timeout = respect_expected_rq_timeout
@@ -87,8 +82,8 @@ class Router(StreamFilter):
         "_end_stream",
         "_response_started",
         "_route",
-        "_timer",
         "_timeout_s",
+        "_timer",
         "headers",
         "stream",
     )
@@ -251,9 +246,6 @@ class Router(StreamFilter):
 
     # the response on its way down
 
-    def encode_head(self, headers: RequestHeaders) -> bytes:
-        return self._config.encode_head(headers)
-
     def on_connected(self, attempt: UpstreamRequest) -> None:
         """The attempt has a connection."""
         client = attempt.client
@@ -267,13 +259,15 @@ class Router(StreamFilter):
     def on_upstream_1xx(self, headers: ResponseHeaders) -> None:
         self.stream.encode_1xx_headers(headers)
 
-    def on_upstream_headers(self, attempt: UpstreamRequest, message: ResponseMessage, end_stream: bool) -> None:
-        """Event C, step 4: commit to this response."""
+    def on_upstream_headers(
+        self, attempt: UpstreamRequest, message: ResponseMessage, end_stream: bool, now: float
+    ) -> None:
+        """Event C, step 4: commit to this response. ``now``: when it was read."""
         stream = self.stream
         config = self._config
         headers = message.headers
         status = headers.status
-        now = stream.upstream_first_rx = monotonic()
+        stream.upstream_first_rx = now
         stream.upstream_header_bytes_received = message.head_bytes
         if stream.request_complete_time and config.add_envoy_headers:
             headers[b"x-envoy-upstream-service-time"] = b"%d" % ((now - stream.request_complete_time) * 1000)
@@ -295,20 +289,19 @@ class Router(StreamFilter):
             if route.include_attempt_count_in_response:
                 headers.replace(b"x-envoy-attempt-count", b"1")
         if end_stream:
-            self._on_upstream_complete(attempt, now)
+            self._on_upstream_complete(now)
         stream.encode_headers(headers, end_stream)
 
-    def on_upstream_data(self, attempt: UpstreamRequest, chunks: list[bytes], end_stream: bool) -> None:
-        self.stream.upstream_body_bytes += sum(map(len, chunks))
+    def on_upstream_data(self, chunks: list[bytes], end_stream: bool, now: float) -> None:
         if end_stream:
-            self._on_upstream_complete(attempt, monotonic())
+            self._on_upstream_complete(now)
         self.stream.encode_data(chunks, end_stream)
 
-    def on_upstream_trailers(self, attempt: UpstreamRequest, trailers: HeaderMap) -> None:
-        self._on_upstream_complete(attempt, monotonic())
+    def on_upstream_trailers(self, trailers: HeaderMap, now: float) -> None:
+        self._on_upstream_complete(now)
         self.stream.encode_trailers(trailers)
 
-    def _on_upstream_complete(self, attempt: UpstreamRequest, now: float) -> None:
+    def _on_upstream_complete(self, now: float) -> None:
         self._attempt = None
         self._cancel_timers()
         stream = self.stream
@@ -409,9 +402,9 @@ class Router(StreamFilter):
     def on_destroy(self) -> None:
         """The stream is over; an answer still to come is not wanted."""
         attempt = self._attempt
-        self._cancel_timers()
         if attempt is not None:
             self._attempt = None
+            self._cancel_timers()
             attempt.cancel()
 
     def _cancel_timers(self) -> None:

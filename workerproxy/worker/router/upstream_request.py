@@ -85,7 +85,7 @@ class UpstreamRequest:
             elif headers.method not in _NO_BODY_EXPECTED:
                 headers[b"content-length"] = b"0"
         client.codec.expect(headers.method)
-        head = router.encode_head(headers)
+        head = client.pool.cluster.encode_head(headers)
         router.stream.upstream_header_bytes_sent = len(head)
         self._head_pending = False
         body = self._body
@@ -146,6 +146,7 @@ class UpstreamRequest:
         """Event C: the client codec was fed. Hand on what is new in its current message."""
         router = self.router
         messages = codec.messages
+        now = monotonic()
         while messages:
             message = messages[0]
             if not message.headers_complete or (message.error is not None and self.awaiting_headers):
@@ -161,31 +162,31 @@ class UpstreamRequest:
                 end_stream = message.complete and not message.body and message.trailers is None
                 if end_stream:
                     messages.popleft()
-                    self._complete(message)
-                    router.on_upstream_headers(self, message, True)
+                    self._complete(message, now)
+                    router.on_upstream_headers(self, message, True, now)
                     return
-                router.on_upstream_headers(self, message, False)
+                router.on_upstream_headers(self, message, False, now)
                 if self.client is None:
                     return  # the downstream is gone, or a filter answered
-            self._pass_body(message, codec)
+            self._pass_body(message, codec, now)
             return
         if messages and messages[0].error is not None:
             self._protocol_error()
 
-    def _pass_body(self, message: ResponseMessage, codec: ClientCodec) -> None:
+    def _pass_body(self, message: ResponseMessage, codec: ClientCodec, now: float) -> None:
         router = self.router
         chunks = message.body
         if message.complete:
             codec.messages.popleft()
             trailers = message.trailers
-            self._complete(message)
-            router.on_upstream_data(self, chunks, trailers is None)
+            self._complete(message, now)
+            router.on_upstream_data(chunks, trailers is None, now)
             if trailers is not None:
-                router.on_upstream_trailers(self, trailers)
+                router.on_upstream_trailers(trailers, now)
             return
         if chunks:
             message.body = []
-            router.on_upstream_data(self, chunks, False)
+            router.on_upstream_data(chunks, False, now)
         if self.client is None:
             return
         if message.error is not None:
@@ -206,20 +207,16 @@ class UpstreamRequest:
             client.pool.on_client_failed(client, local=False)
             self.on_reset(outcome.CONNECTION_TERMINATION, "")
 
-    def _complete(self, message: ResponseMessage) -> None:
+    def _complete(self, message: ResponseMessage, now: float) -> None:
         """The last byte of the response was read: give the connection back before anything else needs one."""
         client = self.client
         if client is not None:
             self.client = None
-            self.on_below_low()
-            stream = self.router.stream
-            stream.upstream_last_rx = monotonic()
-            stream.upstream_wire_bytes_received = stream.upstream_header_bytes_received + stream.upstream_body_bytes
+            if self.paused_downstream:
+                self.on_below_low()
+            self.router.stream.upstream_last_rx = client.idle_since = now
             client.request_done(
-                reusable=message.keep_alive
-                and self._end_stream
-                and not client.codec.failed
-                and not client.connection.out_size
+                message.keep_alive and self._end_stream and not client.codec.failed and not client.connection.out_size
             )
 
     def _protocol_error(self) -> None:
@@ -272,7 +269,7 @@ class UpstreamRequest:
         self._cancel_splice()
         if client is not None:
             client.pool.cluster.stats.upstream_rq_rx_reset += 1
-            client.request_done(reusable=False)
+            client.request_done(False)
         self.on_below_low()
         self.router.on_upstream_reset(self, reason, transport_failure)
 
@@ -288,7 +285,7 @@ class UpstreamRequest:
         self.client = None
         client.pool.cluster.stats.upstream_rq_tx_reset += 1
         client.pool.on_client_failed(client, local=True)
-        client.request_done(reusable=False)
+        client.request_done(False)
 
     def _cancel_splice(self) -> None:
         if self._splice is not None:

@@ -50,7 +50,6 @@ class ActiveClient:
         "request",
         "sock",
         "state",
-        "was_ready",
     )
 
     connection: Connection
@@ -65,8 +64,7 @@ class ActiveClient:
         self.connection_id = connection_id
         self.connect_started = monotonic()
         self.connected_at = 0.0
-        self.idle_since = 0.0
-        self.was_ready = False  # it has waited in the pool: a failure now may be the peer's idle timeout
+        self.idle_since = 0.0  # when its last response was complete
         self._writer_on = False
         self.local_address = ""
 
@@ -99,7 +97,7 @@ class ActiveClient:
         if error:
             self._connect_failed(error, immediate=False)
             return
-        self.connected_at = monotonic()
+        self.connected_at = self.idle_since = monotonic()
         self.local_address = address_text(self.sock.family, self.sock.getsockname())
         self.connection.start_reading()
         self.pool.on_connected(self)
@@ -153,7 +151,7 @@ class ActiveClient:
         if request is not None:
             request.on_reset(outcome.CONNECTION_TERMINATION, "")
 
-    def request_done(self, *, reusable: bool) -> None:
+    def request_done(self, reusable: bool) -> None:
         """The request on this connection is over, well or badly. ``reusable``: both messages ended cleanly."""
         self.request = None
         self.pool.on_request_done(self, reusable and self.connection.state != CLOSED)
@@ -178,4 +176,4 @@ class ActiveClient:
     def close(self) -> None:
         self._stop_connecting()
         self.connection.close()
-
+        self.codec.close()

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from workerproxy.control.board import LimitCell
 
 DEFAULT_LIMIT: Final = 1024  # connections, pending requests, requests (Envoy's defaults)
@@ -19,10 +21,15 @@ DEFAULT_RETRIES: Final = 3
 class Limit:
     """One limit: ``acquire`` and ``release`` count, ``available`` asks. ``maximum`` 0 refuses everything."""
 
-    __slots__ = ("_cell", "_near", "maximum")
+    __slots__ = ("_cell", "_near", "acquire", "maximum", "release")
+
+    acquire: Callable[[], None]
+    release: Callable[[], None]
 
     def __init__(self, cell: LimitCell, maximum: int, workers: int) -> None:
         self._cell = cell
+        self.acquire = cell.increment
+        self.release = cell.decrement
         self.maximum = maximum
         # Far from the limit the other workers' cells are not read: with fewer than this many in use here, what all
         # workers can overshoot by is an eighth of the limit.
@@ -38,12 +45,6 @@ class Limit:
         if cell.value < self._near:
             return True
         return cell.total() < self.maximum
-
-    def acquire(self) -> None:
-        self._cell.add(1)
-
-    def release(self) -> None:
-        self._cell.sub(1)
 
 
 class CircuitBreakers:

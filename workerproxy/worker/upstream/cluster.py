@@ -11,6 +11,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from workerproxy.worker.http.codec import encoder
 from workerproxy.worker.upstream.connection_pool import ConnectionPool
 from workerproxy.worker.upstream.host import HEALTHY, UNHEALTHY, Host, ip_host
 
@@ -87,6 +88,7 @@ class Cluster:
         self.dispatcher = dispatcher
         self.stats = stats
         self.codes = codes
+        self.encode_head = encoder.request_head_proper_case if settings.proper_case else encoder.request_head
         self.breakers = breakers
         self._breaker_stats = breaker_stats
         self.fingerprint = fingerprint  # of the configuration it was built from: equal means it can stay

@@ -22,7 +22,17 @@ class TimeStats(StatsGroup):
 class CodeStats:
     """One per cluster, kept over reloads. ``prefix`` is ``cluster.<name>.``"""
 
-    __slots__ = ("_codes", "_external", "_external_time", "_internal", "_internal_time", "_prefix", "_tally", "_times", "_writer")
+    __slots__ = (
+        "_codes",
+        "_external",
+        "_external_time",
+        "_internal",
+        "_internal_time",
+        "_prefix",
+        "_tally",
+        "_times",
+        "_writer",
+    )
 
     def __init__(self, writer: StatsWriter, prefix: str) -> None:
         self._writer = writer

@@ -192,8 +192,6 @@ class ConnectionPool:
         if self.drained:
             self.close_idle()
             return
-        client.idle_since = monotonic()
-        client.was_ready = True
         idle_timeout_s = self.cluster.settings.idle_timeout_s
         if idle_timeout_s and not self._sweeping:
             self._sweeping = True

@@ -1,7 +1,7 @@
 """A host: one upstream address of a cluster, its health, its counters, its connection pool.
 
-Envoy's name: ``Upstream::Host``. A host lives as long as its address stays in the cluster, over reloads and DNS updates,
-so its pool and counters do too.
+Envoy's name: ``Upstream::Host``. A host lives as long as its address stays in the cluster, over reloads and DNS
+updates, so its pool and counters do too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from workerproxy.worker.upstream.connection_pool import ConnectionPool
 
-# HealthStatus of the endpoint's configuration (envoy.config.core.v3.HealthStatus), as far as it matters to the balancer.
+# The endpoint's configured HealthStatus (envoy.config.core.v3), as far as it matters to the balancer.
 HEALTHY: Final = 0
 DEGRADED: Final = 1
 UNHEALTHY: Final = 2
@@ -67,7 +67,8 @@ class Host:
         self.rq_timeout = 0
 
     def __repr__(self) -> str:
-        return f"<Host {self.text} {HEALTH_FLAGS[self.health]} weight={self.weight} cx={self.cx_active} rq={self.rq_active}>"
+        load = f"weight={self.weight} cx={self.cx_active} rq={self.rq_active}"
+        return f"<Host {self.text} {HEALTH_FLAGS[self.health]} {load}>"
 
 
 def ip_host(ip: str, port: int, hostname: str = "", weight: int = 1, health: int = HEALTHY) -> Host:
