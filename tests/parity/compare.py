@@ -1,6 +1,6 @@
-"""Both proxies side by side, and what differs, grouped: ``python -m tests.parity.compare [--out FILE] [NAME ...]``.
+"""Both proxies side by side: ``python -m tests.parity.compare [--out FILE] [--once] [NAME ...]``.
 
-For whoever works on workerproxy: cases that differ in the same lines stand together, the largest group first. NAME
+What differs, grouped. For whoever works on workerproxy: cases that differ in the same lines stand together, the largest group first. NAME
 selects cases that contain it.
 """
 
@@ -34,10 +34,13 @@ def start_both(config: str, threads: Executor) -> list[Stage]:
     raise AssertionError(f"{config}.yaml: {errors[0]}")
 
 
-def unexpected_difference(case: Case, pair: list[Stage], threads: Executor) -> list[str] | None:
-    """The differing lines ('- ' Envoy's, '+ ' workerproxy's), or None when they are those the play announces."""
+def unexpected_difference(case: Case, pair: list[Stage], threads: Executor, *, once: bool = False) -> list[str] | None:
+    """The differing lines ('- ' Envoy's, '+ ' workerproxy's), or None when they are those the play announces.
+
+    ``once``: the first run decides. Quick, for a first look at many differences.
+    """
     found = _difference(case, pair, threads, patience=1.0)
-    if found != case.differences:
+    if found != case.differences and not once:
         found = _difference(case, pair, threads, patience=PATIENT)
     return None if found == case.differences else found
 
@@ -47,7 +50,7 @@ def _difference(case: Case, pair: list[Stage], threads: Executor, patience: floa
     return [line for line in difflib.ndiff(envoy, ours) if line[:2] in ("- ", "+ ")]
 
 
-def compare(cases: list[Case]) -> dict[tuple[str, ...], list[str]]:
+def compare(cases: list[Case], *, once: bool = False) -> dict[tuple[str, ...], list[str]]:
     """Differing lines -> names of the cases. A configuration that does not start counts as one difference."""
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     with ThreadPoolExecutor(2) as threads:
@@ -60,7 +63,7 @@ def compare(cases: list[Case]) -> dict[tuple[str, ...], list[str]]:
                 continue
             try:
                 for case in chosen:
-                    found = unexpected_difference(case, pair, threads)
+                    found = unexpected_difference(case, pair, threads, once=once)
                     if found is not None:
                         groups[tuple(found) or ("announced, but there is no difference",)].append(case.name)
             finally:
@@ -82,9 +85,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--once", action="store_true", help="no second, slower run of what differs")
     options = parser.parse_args()
     cases = [case for case in read_plays() if not options.names or any(name in case.name for name in options.names)]
-    groups = compare(cases)
+    groups = compare(cases, once=options.once)
     differing = sum(map(len, groups.values()))
     text = f"{shown(groups)}\n\n{len(cases) - differing} of {len(cases)} cases are as expected\n"
     options.out.write_text(text) if options.out else print(text)

@@ -12,6 +12,7 @@ from tests.parity.verdict import Normaliser, log_line, messages
 from tests.support.client import RawClient
 from tests.support.processes import NotReadyError, wait_until
 
+WAIT_S: Final = 3.0  # how long an awaited thing may take
 QUIET_S: Final = 0.12  # how long "nothing more comes" takes
 SEGMENT_S: Final = 0.02  # time given to a segment before the next
 TAKES_LATE_S: Final = 0.6  # how much later than ``takes`` a script may end
@@ -58,7 +59,7 @@ class Player:
         return [normalise(line) for line in lines]
 
     def _connect(self, listener: str) -> None:
-        self._clients.append(RawClient(self._stage.ports[listener], timeout_s=3.0 * self._patience))
+        self._clients.append(RawClient(self._stage.ports[listener], timeout_s=WAIT_S))
 
     def _do(self, step: ClientStep) -> None:
         client = self._clients[-1]
@@ -91,9 +92,9 @@ class Player:
         word = step.word.encode()
         try:
             if step.verb == "origin":
-                origin.wait_requests(int(word))
+                origin.wait_requests(int(word), WAIT_S)
             else:
-                wait_until(lambda: any(word in each.received for each in list(origin.connections)), 3.0)
+                wait_until(lambda: any(word in each.received for each in list(origin.connections)), WAIT_S)
         except NotReadyError:
             return False
         return True
