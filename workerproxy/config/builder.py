@@ -329,13 +329,13 @@ class Builder:
                 continue
             if key in self._schema.of(field.message).by_key:
                 return f"it is a field of '{field.name}'; did you mean to put it there?"
-        near = did_you_mean(key, names or kind.by_name)
+        near = did_you_mean(key, names or kind.by_name, at_least=0.8)
         if near:
             return near
         for outer in reversed(self._enclosing[:-1]):  # or too deep?
             if key in outer.by_key:
                 return f"it is a field of the enclosing {outer.short_name}; is the indentation right?"
-        return ""
+        return did_you_mean(key, names or kind.by_name)
 
 
 class _Holder(Field):

@@ -33,6 +33,8 @@ SEMANTIC: Final = "semantic"  # each part is valid, together they are not
 DEPRECATED: Final = "deprecated"  # still read, will go
 DUPLICATE: Final = "duplicate"  # given twice; the later one counts
 
+_MAX_TEXT: Final = 500  # characters of one part of a finding; a file may hold a word of a megabyte
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigError:
@@ -45,6 +47,12 @@ class ConfigError:
     expected: str = ""
     found: str = ""
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("path", "message", "expected", "found", "hint"):
+            text = getattr(self, name)
+            if len(text) > _MAX_TEXT:
+                object.__setattr__(self, name, text[: _MAX_TEXT - 1] + "…")
 
     def __str__(self) -> str:
         parts = [f"{self.position}: "]

@@ -20,6 +20,8 @@ _SAFE: Final = r"[A-Za-z0-9_/.+*$()~@-]"
 _PLAIN: Final = re.compile(rf"[A-Za-z0-9_/.]{_SAFE}*(?::{_SAFE}+)*(?: {_SAFE}+)*")
 # What YAML 1.1 readers other than Envoy take for a float, a date or a base-60 number.
 _LOOKS_NUMERIC: Final = re.compile(r"[0-9.+-][0-9_.:eE+-]*")
+# Valid in JSON strings, but no YAML reader takes them unescaped.
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _INDENT: Final = "  "
 
 
@@ -77,4 +79,5 @@ def _scalar(value: Any) -> str:
 def _string(text: str) -> str:
     if _PLAIN.fullmatch(text) and is_plain_string(text) and not _LOOKS_NUMERIC.fullmatch(text):
         return text
-    return json.dumps(text, ensure_ascii=False)
+    quoted = json.dumps(text, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)

@@ -18,19 +18,22 @@ _LONG_UNITS: Final = {
 _PART: Final = re.compile(r"\+?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ]*)\s*")
 
 
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """``did you mean 'x'?`` for the nearest of ``names``, or nothing."""
-    found = nearest(word, names)
+_LIKENESS: Final = 0.6  # of difflib: below it, two names have little to do with each other
+
+
+def did_you_mean(word: str, names: Iterable[str], at_least: float = _LIKENESS) -> str:
+    """``did you mean 'x'?`` for the nearest of ``names``, or nothing. ``at_least``: how like, from 0 to 1."""
+    found = nearest(word, names, at_least)
     return f"did you mean {found!r}?" if found else ""
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
+def nearest(word: str, names: Iterable[str], at_least: float = _LIKENESS) -> str:
     """The one of ``names`` that looks most like ``word`` (case and dashes aside), or ``""``."""
     by_form = {_form(name): name for name in names}
     form = _form(word)
     if form in by_form:
         return by_form[form]
-    close = difflib.get_close_matches(form, by_form, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(form, by_form, n=1, cutoff=at_least)
     return by_form[close[0]] if close else ""
 
 

@@ -66,6 +66,8 @@ def parse_listen(text: str) -> tuple[str, int]:
         raise _Bad(f"not an address to listen on; expected {_LISTEN_FORMS}")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+    elif ":" in host:
+        raise _Bad(f"not an address to listen on; expected {_LISTEN_FORMS}")
     host = {"": "0.0.0.0", "*": "0.0.0.0", "localhost": "127.0.0.1"}.get(host, host)
     try:
         ipaddress.ip_address(host)

@@ -2,8 +2,8 @@
 
 A module says what it is in plain data: ``CONFIG_TYPE`` (full name of its configuration message), ``NAME`` (Envoy's
 name for it) and ``READS`` (message -> fields it reads, for "supported or refused"); an HTTP filter that ends its chain
-also ``TERMINAL``, a load balancer ``LB_POLICY``. Its factory is between it and the runtime that uses it. Files whose name begins with ``_`` are helpers, not extensions.
-To add an extension is to add a file: nothing lists them.
+also ``TERMINAL``, a load balancer ``LB_POLICY``. Its factory is between it and the runtime that uses it. Files whose
+name begins with ``_`` are helpers, not extensions. To add an extension is to add a file: nothing lists them.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _runtime(layer: str) -> str:
 _MATCH: Final = "match: {prefix: /}"
 _CHAIN: Final = f"{{filters: [{hcm()}]}}"
 
-ACCEPTED: Final = {
+ACCEPTED: Final[dict[str, str | bytes]] = {
     "the base of all others": document(),
     "nothing set": "{}\n",
     "only the first of several documents": document() + "---\nnode: [1]\n",
@@ -111,7 +111,7 @@ ACCEPTED: Final = {
     ),
 }
 
-REFUSED: Final = {
+REFUSED: Final[dict[str, str | bytes]] = {
     "an empty file": "",
     "a comment alone": "# nothing\n",
     "a list": "[]\n",
@@ -215,7 +215,7 @@ REFUSED: Final = {
 }
 
 # Envoy takes these and we do not, on purpose.
-STRICTER: Final = {
+STRICTER: Final[dict[str, str | bytes]] = {
     "listener twice (Envoy keeps the last one)": document(listeners=f"{listener()}, {listener()}"),
     "no HTTP filters (Envoy answers nothing)": with_hcm(filters="[]"),
     "a chain without filters (Envoy closes every connection)": document(
@@ -226,7 +226,7 @@ STRICTER: Final = {
 }
 
 # Valid in Envoy, and not read here yet: refused, or a warning with --allow-unsupported.
-UNSUPPORTED: Final = {
+UNSUPPORTED: Final[dict[str, str | bytes]] = {
     "UDP is no field, but a value": document(
         more="admin: {address: {socket_address: {protocol: UDP, address: 127.0.0.1, port_value: 0}}}\n"
     ),

