@@ -88,7 +88,9 @@ class LogFile:
         return f"<LogFile {self.destination} {state} {self._size} bytes buffered>"
 
     def write(self, line: bytes) -> None:
-        """Take a line (with its newline) whole, or drop it whole."""
+        """Take a line (with its newline) whole, or drop it whole. An empty one is no line."""
+        if not line:
+            return
         stats = self._settings.stats
         size = self._size + len(line)
         if size > MAX_BUFFERED and self._lines:
@@ -163,7 +165,7 @@ class LogFile:
         count = len(self._lines) if sink.atomic_bytes is None else self._fitting(sink.atomic_bytes)
         data = b"".join(self._lines[:count])
         written = self._try_write(sink, data)
-        if not written:
+        if not written:  # and stalled
             return
         self._settings.stats.write_total_buffered -= written
         self._size -= written
