@@ -33,4 +33,4 @@ class Spike(LoadTestShape):
         passed = (time.perf_counter() - self.start_time) / duration_s
         if passed >= 1:
             return None
-        return (SPIKE_USERS, SPIKE_USERS) if 1 / 3 <= passed < 2 / 3 else (CALM_USERS, CALM_USERS)
+        return (SPIKE_USERS if 1 / 3 <= passed < 2 / 3 else CALM_USERS, SPIKE_USERS)
