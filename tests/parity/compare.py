@@ -1,7 +1,7 @@
 """Both proxies side by side: ``python -m tests.parity.compare [--out FILE] [--once] [NAME ...]``.
 
-What differs, grouped. For whoever works on workerproxy: cases that differ in the same lines stand together, the largest group first. NAME
-selects cases that contain it.
+What differs, grouped, for whoever works on workerproxy: cases that differ in the same lines stand together, the largest
+group first. NAME selects cases that contain it.
 """
 
 from __future__ import annotations
