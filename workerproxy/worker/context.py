@@ -64,7 +64,10 @@ class DataPlaneInterface(Protocol):
     def update_hosts(self, cluster: str, hosts: list[tuple[str, int]]) -> None: ...
 
     def start_drain(self, seconds: float, gradual: bool) -> None:
-        """``Connection: close`` on responses from now on; idle connections are closed soon."""
+        """``Connection: close`` on responses from now on: on a share of them that grows to all in ``seconds``.
+
+        Not gradual: on all of them, and connections that are idle are closed.
+        """
 
     def end_drain(self) -> None:
         """Take ``start_drain`` back."""

@@ -39,6 +39,7 @@ EXIT_PROTOCOL: Final = 70  # EX_SOFTWARE
 EXIT_FAILED: Final = 71
 
 FLUSH_INTERVAL_S: Final = 0.5  # how old published statistics may be
+IDLE_GRACE_S: Final = 1.0  # how long a drain leaves idle connections alone
 _LAG_INTERVAL_S: Final = 0.1
 _DRAIN_POLL_S: Final = 0.05
 _SETTLE_S: Final = 1.0  # after a commit; by then what belonged to the old configuration is mostly gone
@@ -111,6 +112,7 @@ class Worker:
         self._born = False
         self._left = False
         self._sockets: list[socket.socket] = []
+        self._idle_close: asyncio.TimerHandle | None = None
         self._max_lag_s = 0.0
         self._last_active = -1
         # Set by the birth message.
@@ -157,7 +159,7 @@ class Worker:
         _log.warning("the main process is gone (%s); draining for at most %d s", why, context.options.drain_time_s)
         self._state = DRAINING
         self._close_listeners()
-        self._data_plane.start_drain(float(context.options.drain_time_s), False)
+        self._start_drain(float(context.options.drain_time_s), False)
         self._loop.call_later(context.options.drain_time_s, self._leave, EXIT_OK)
         self._watch_drain()
 
@@ -225,9 +227,10 @@ class Worker:
         self._data_plane.update_hosts(message.cluster, message.hosts)
 
     def _drain(self, message: m.Drain) -> None:
-        self._data_plane.start_drain(message.seconds, message.gradual)
+        self._start_drain(message.seconds, message.gradual)
 
     def _end_drain(self, _: m.EndDrain) -> None:
+        self._cancel_idle_close()
         self._data_plane.end_drain()
 
     def _stop_accepting(self, _: m.StopAccepting) -> None:
@@ -275,6 +278,23 @@ class Worker:
             for sock in self._sockets:
                 sock.close()
             self._sockets.clear()
+
+    def _start_drain(self, seconds: float, gradual: bool) -> None:
+        """Responses say close from now on. Idle connections are closed a little later, when not gradual.
+
+        A connection that was just accepted looks idle, and so does one whose next request is on its way.
+        """
+        self._cancel_idle_close()
+        if gradual:
+            self._data_plane.start_drain(seconds, True)
+        else:
+            self._data_plane.start_drain(0.0, True)
+            self._idle_close = self._loop.call_later(IDLE_GRACE_S, self._data_plane.start_drain, seconds, False)
+
+    def _cancel_idle_close(self) -> None:
+        if self._idle_close is not None:
+            self._idle_close.cancel()
+            self._idle_close = None
 
     def _watch_drain(self) -> None:
         if self._state != DRAINING:

@@ -1,0 +1,93 @@
+"""SIGHUP: accepted as a whole or refused as a whole, and connections stay."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from tests.integration.proxy import HELLO, Proxy
+from tests.integration.refusing_worker import TELLTALE
+from tests.support.client import RawClient
+from tests.support.processes import wait_until
+
+
+def test_a_reload_changes_what_is_answered_on_connections_that_stay_open(tmp_path: Path) -> None:
+    with Proxy(tmp_path, workers=2) as proxy, RawClient(proxy.port) as client:
+        client.send(HELLO)
+        assert client.read_response()
+        proxy.configure(hello="changed")
+        proxy.process.signal(signal.SIGHUP)
+        proxy.process.wait_output("version 2 is active: listener 'main' changed")
+        client.send(HELLO)
+        assert client.read_response()
+        assert client.received.endswith(b"changed")
+        assert proxy.hello() == b"changed"
+        versions = [row["version"] for row in proxy.json("/workers?format=json")["workers"]]
+        assert versions == [2, 2]
+
+
+def test_a_broken_file_is_refused_with_its_errors_and_nothing_changes(tmp_path: Path) -> None:
+    with Proxy(tmp_path) as proxy:
+        proxy.configure(hello="changed", append="  clusterz: []\n")
+        proxy.process.signal(signal.SIGHUP)
+        proxy.process.wait_output("reload refused, version 1 stays active")
+        proxy.process.wait_output("clusterz")
+        assert proxy.hello() == b"hello"
+        refused = proxy.json("/config_dump")["configs"][-1]
+        assert refused["@type"] == "workerproxy.RefusedConfigDump"
+        assert "clusterz" in refused["details"]
+
+
+def test_a_moved_listener_is_refused_by_name(tmp_path: Path) -> None:
+    with Proxy(tmp_path) as proxy:
+        proxy.configure(hello="changed", port=proxy.port + 1)
+        proxy.process.signal(signal.SIGHUP)
+        proxy.process.wait_output("listener 'main': its address or socket options changed; restart to apply it")
+        assert proxy.hello() == b"hello"
+
+
+def test_a_successor_of_a_killed_worker_serves_the_version_that_is_active(tmp_path: Path) -> None:
+    with Proxy(tmp_path) as proxy:
+        proxy.configure(hello="second")
+        proxy.process.signal(signal.SIGHUP)
+        proxy.process.wait_output("version 2 is active")
+        (worker,) = proxy.workers()
+        worker.kill()
+        proxy.wait_workers(1, without={worker.pid})
+        assert proxy.hello() == b"second"
+
+
+def test_many_reloads_at_once_end_with_the_last_configuration(tmp_path: Path) -> None:
+    with Proxy(tmp_path, workers=2) as proxy:
+        for number in range(10):
+            proxy.configure(hello=f"number{number}")
+            proxy.process.signal(signal.SIGHUP)
+        wait_until(lambda: proxy.hello() == b"number9", 10.0, "the last configuration")
+        assert proxy.get("/ready") == "LIVE\n"
+
+
+def test_a_worker_killed_in_the_middle_of_a_reload_ends_up_on_the_right_version(tmp_path: Path) -> None:
+    with Proxy(tmp_path, workers=2) as proxy:
+        victim = proxy.workers()[0]
+        victim.suspend()  # it will not answer the Prepare
+        proxy.configure(hello="second")
+        proxy.process.signal(signal.SIGHUP)
+        wait_until(lambda: proxy.json("/workers?format=json")["workers"][1]["version"] == 1, 2.0)
+        victim.kill()
+        proxy.process.wait_output("version 2 is active", timeout_s=10.0)
+        proxy.wait_workers(2, without={victim.pid})
+        wait_until(lambda: [row["version"] for row in proxy.json("/workers?format=json")["workers"]] == [2, 2], 10.0)
+        assert {proxy.hello() for _ in range(10)} == {b"second"}
+
+
+def test_what_one_worker_refuses_changes_nothing_on_any(tmp_path: Path) -> None:
+    with Proxy(tmp_path, workers=2, module="tests.integration.refusing_worker") as proxy:
+        proxy.configure(hello="changed", append=f"  - name: {TELLTALE}\n")
+        proxy.process.signal(signal.SIGHUP)
+        proxy.process.wait_output(f"cluster {TELLTALE}: not on this worker")
+        assert {proxy.hello() for _ in range(6)} == {b"hello"}
+        assert [row["version"] for row in proxy.json("/workers?format=json")["workers"]] == [1, 1]
+        proxy.configure(hello="changed")
+        proxy.process.signal(signal.SIGHUP)
+        proxy.process.wait_output("version 3 is active")
+        assert {proxy.hello() for _ in range(6)} == {b"changed"}
