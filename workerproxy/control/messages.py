@@ -244,6 +244,11 @@ def sender_of(cls: type[Message]) -> str:
     return next(sender for _, row, sender, _ in _ROWS if row is cls)
 
 
+def answer_of(cls: type[Message]) -> str:
+    """What answers this message, in words; "" for nothing."""
+    return next(answer for _, row, _, answer in _ROWS if row is cls)
+
+
 def encode(message: Message) -> bytes:
     """A message's payload: length of the JSON (four bytes), the JSON, the bytes field if there is one."""
     plain: dict[str, Any] = {}
