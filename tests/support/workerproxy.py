@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start_workerproxy(config: Path, admin_port: int, *arguments: str, workers: int = 1) -> Process:
-    """``python -m workerproxy`` on ``config``, live according to its admin ``/ready``."""
-    argv = [sys.executable, "-m", "workerproxy", "-c", str(config), "--concurrency", str(workers), *arguments]
-    process = Process(argv, env={"PYTHONPATH": str(ROOT)})
+    """``python -m workerproxy`` on ``config``, live according to its admin ``/ready``. File logs flush every 10 ms."""
+    argv = [sys.executable, "-m", "workerproxy", "-c", str(config), "--concurrency", str(workers)]
+    process = Process([*argv, "--file-flush-interval-msec", "10", *arguments], env={"PYTHONPATH": str(ROOT)})
     return process.wait_ready(lambda: http_get(admin_port, "/ready")[0] == 200)
