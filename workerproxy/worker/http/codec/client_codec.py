@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Final
 
 from httptools import HttpParserError, HttpResponseParser
 
-from workerproxy.http.headers import HeaderMap, ResponseHeaders
+from workerproxy.http.headers import ResponseHeaders
 from workerproxy.worker.http.codec import connection_field
+from workerproxy.worker.http.codec.connection_field import PLAIN
 from workerproxy.worker.http.codec.errors import (
     CODEC_ERROR,
     CONTENT_LENGTH_NOT_ALLOWED,
+    INVALID_CHARACTERS,
     INVALID_TRANSFER_ENCODING,
     PREMATURE_END,
     TRANSFER_ENCODING_NOT_ALLOWED,
@@ -31,11 +33,11 @@ from workerproxy.worker.http.codec.errors import (
     Refused,
 )
 from workerproxy.worker.http.codec.field_names import JOINED_IN_RESPONSES
-from workerproxy.worker.http.codec.messages import CHUNKED, NO_BODY, UNTIL_CLOSE, ResponseMessage
+from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, ResponseMessage
 from workerproxy.worker.http.codec.reader import (
+    CONTROL,
     END_OF_HEAD,
     IGNORING,
-    NO_FIELDS,
     PARSING,
     RAW,
     STALE,
@@ -51,15 +53,17 @@ if TYPE_CHECKING:
 _FIRST_BYTE: Final = ord("H")
 _CR_LF: Final = b"\r\n"
 _HTTP_11: Final = b"HTTP/1.1 "
+_COMMON: Final = b"HTTP/1.1 200 OK\r\n"
 
 
 class ClientCodec(Reader[ResponseMessage]):
     """Reads responses. ``feed`` and ``eof`` never raise; a fault becomes the ``error`` of a message."""
 
-    __slots__ = ("_awaiting", "_connect", "_cut", "_get_status", "_get_version", "_head", "_tail")
+    __slots__ = ("_awaiting", "_connect", "_counts_head", "_cut", "_get_status", "_head", "_tail")
 
+    _parser_type = HttpResponseParser
+    _counts_head: bool
     _get_status: Callable[[], int]
-    _get_version: Callable[[], str]
     # per request
     _awaiting: bool  # a request was written and its final response is not complete
     _head: bool  # it was a HEAD request
@@ -71,6 +75,7 @@ class ClientCodec(Reader[ResponseMessage]):
     def __init__(self, settings: CodecSettings) -> None:
         self._awaiting = self._head = self._connect = self._cut = False
         self._tail = b""
+        self._counts_head = settings.count_head_bytes
         super().__init__(settings, JOINED_IN_RESPONSES)
 
     def _new_parser(self) -> None:
@@ -79,18 +84,30 @@ class ClientCodec(Reader[ResponseMessage]):
             parser.set_dangerous_leniencies(lenient_chunked_length=True)
         self._execute = parser.feed_data
         self._get_status = parser.get_status_code
-        self._get_version = parser.get_http_version
         self._should_keep_alive = parser.should_keep_alive
         self._state = PARSING
 
     def _let_go(self) -> None:
         super()._let_go()
-        self._get_status = self._get_version = closed
+        self._get_status = closed
 
-    def _blank(self) -> ResponseMessage:
-        headers = ResponseHeaders()
+    def _blank(self, message: ResponseMessage | None = None) -> ResponseMessage:
+        if message is None:
+            message = ResponseMessage()
+        headers = message.headers = ResponseHeaders()
         headers.status = 0
-        return ResponseMessage(headers)
+        message.version = 11
+        message.keep_alive = True
+        message.headers_complete = False
+        message.body_kind = NO_BODY
+        message.content_length = 0
+        message.body_remaining = 0
+        message.body = []
+        message.trailers = None
+        message.complete = False
+        message.head_bytes = 0
+        message.error = None
+        return message
 
     def expect(self, method: bytes) -> None:
         """A request with ``method`` was written: its response may come."""
@@ -103,15 +120,16 @@ class ClientCodec(Reader[ResponseMessage]):
         if self._state and data:
             data = self._feed_past(data)
         while data:
-            if self._message is None:
+            if self._message is None and not self._in_head:
                 if not self._awaiting:
                     self._surplus()
                     break
                 if data[0] != _FIRST_BYTE:
                     self._fail(CODEC_ERROR)
                     break
-                self._fresh = True
+                self._tail = b""
             self._data = data
+            self._fresh = self._message is None and not self._in_head
             try:
                 self._execute(data)
             except HttpParserError as cause:
@@ -120,9 +138,8 @@ class ClientCodec(Reader[ResponseMessage]):
                     continue
                 if self._state != IGNORING:
                     self._refuse(cause)
-            message = self._message
-            if message is not None:
-                self._suspend(message, data)
+            if self._in_head or self._message is not None:
+                self._suspend(data)
                 self._tail = data[-4:] if len(data) >= 4 else (self._tail + data)[-4:]
             elif not self._state and data[-1] in _CR_LF and self._runs_on(data):
                 self._surplus()
@@ -132,11 +149,10 @@ class ClientCodec(Reader[ResponseMessage]):
     def eof(self) -> None:
         """The upstream has closed: the end of a response without a length, too early for every other one."""
         message = self._message
-        if message is not None:
-            if self._state == RAW:
-                self._complete(message)
-            else:
-                self._fail(PREMATURE_END)
+        if message is not None and self._state == RAW:
+            self._complete(message)
+        elif message is not None or self._in_head:
+            self._fail(PREMATURE_END)
         self._state = IGNORING
 
     def _surplus(self) -> None:
@@ -153,49 +169,65 @@ class ClientCodec(Reader[ResponseMessage]):
             if self._state != IGNORING:
                 self._surplus()
             raise Refused
-        headers = ResponseHeaders()
-        headers.status = 0
-        self._fields = headers
-        self._message = message = ResponseMessage(headers)
-        self.messages.append(message)
+        self._in_head = True
+        self._fields = {}
 
     def on_headers_complete(self) -> None:
-        message = self._message
-        if message is None:
-            return
-        headers = message.headers
+        fields = self._fields
         data = self._data
-        if self._seen + len(data) > self._max_bytes or len(headers) > self._max_count or headers.more is not None:
-            self._check_head(headers)
+        if len(data) > self._room or len(fields) > self._max_count:
+            self._check_head()
+        # As ``_blank``, but here and one by one: a function would cost as much again.
+        message = self._unfinished or ResponseMessage()
+        headers = message.headers = ResponseHeaders(fields)
+        message.version = 11
+        message.keep_alive = True
+        message.body_kind = NO_BODY
+        message.content_length = 0
+        message.body_remaining = 0
+        message.body = []
+        message.trailers = None
+        message.error = None
+        if self._more is not None:
+            self._take_more(headers)
         status = headers.status = self._get_status()
-        if not (self._fresh and not self._seen and data.startswith(_HTTP_11)) and self._get_version() != "1.1":
-            message.version = 10
-        if self._settings.count_head_bytes:
-            message.head_bytes = self._count_head(headers, None)
+        if not (self._fresh and data.startswith(_COMMON)):
+            self._check_status_line(message)
+        message.head_bytes = self._count_head(headers.more) if self._counts_head else 0
         if self._head or status < 200 or status == 204 or status == 304:
             self._without_body(message, status)
         if self._connect and 200 <= status < 300:
             self._stop(UNASKED_UPGRADE)
 
         # RFC 9112 section 6.3. llhttp has refused bad and repeated lengths.
-        value = headers.get(b"transfer-encoding")
-        if value is not None:
-            if value.lower() != b"chunked":
-                self._stop(INVALID_TRANSFER_ENCODING)
-            self._take_chunked(message, headers)
-            self._fields = HeaderMap()
-        else:
-            value = headers.get(b"content-length")
-            if value is not None:
-                self._take_length(message, value)
-            elif status != 204 and status != 304:
-                message.body_kind = UNTIL_CLOSE
-        message.keep_alive = self._should_keep_alive()
-        value = headers.get(b"connection")
-        if (value is not None and value not in connection_field.PLAIN) or message.version == 10:
+        if b"content-length" in fields:
+            length = int(fields[b"content-length"])
+            if length:
+                message.body_kind = LENGTH
+                message.content_length = message.body_remaining = length
+        elif status != 204 and status != 304:
+            message.body_kind = UNTIL_CLOSE
+        if b"transfer-encoding" in fields:
+            self._take_coding(message, fields[b"transfer-encoding"])
+        if (b"connection" in fields and fields[b"connection"] not in PLAIN) or message.version == 10:
             self._consider_connection(message)
-        self._forget_head()
+        if not self._should_keep_alive():
+            message.keep_alive = False
+        self._head_done(message)
+
+    def _head_done(self, message: ResponseMessage) -> None:
+        """Everything about the head is decided; the consumer may see it."""
         message.headers_complete = True
+        self._in_head = self._fresh = False
+        if self._unfinished is None:
+            self.messages.append(message)
+        else:
+            self._forget_unfinished()
+        if message.body_kind:
+            message.complete = False
+            self._message = message
+        else:
+            self._complete(message)
 
     def on_message_complete(self) -> None:
         message = self._message
@@ -206,13 +238,8 @@ class ClientCodec(Reader[ResponseMessage]):
         self._complete(message)
 
     def _complete(self, message: ResponseMessage) -> None:
-        message.complete = True
-        self._message = None
-        self._fields = NO_FIELDS
         self._awaiting = False
-        self._tail = b""
-        if not message.keep_alive:
-            self._state = IGNORING
+        super()._complete(message)
 
     def _consider_connection(self, message: ResponseMessage) -> None:
         # RFC 9112 section 6.1: after a chunked HTTP/1.0 message the connection is not to be trusted.
@@ -220,6 +247,13 @@ class ClientCodec(Reader[ResponseMessage]):
             message.version == 10 and message.body_kind == CHUNKED
         ):
             message.keep_alive = False
+
+    def _check_status_line(self, message: ResponseMessage) -> None:
+        line = self._raw_head().partition(_CR_LF)[0]
+        if CONTROL.search(line):
+            self._stop(INVALID_CHARACTERS)  # in the reason phrase; llhttp does not look at it
+        if not line.startswith(_HTTP_11):
+            message.version = 10
 
     # responses without a body
 
@@ -244,27 +278,22 @@ class ClientCodec(Reader[ResponseMessage]):
             return
         if status >= 200:
             message.keep_alive = not connection_field.closes(headers, message.version)
-        message.body_kind = NO_BODY
-        message.headers_complete = True
-        self._forget_head()
+        self._head_done(message)
         self._cut = True
         raise Refused
 
     def _after_cut(self, data: bytes) -> bytes:
         """llhttp was stopped at the end of a head in ``data``. Gives what is to be parsed next."""
-        message = self._message
         self._cut = False
         rest = data[self._head_end(data) :]
-        if message is None:
-            return b""
-        self._state = STALE
-        self._complete(message)
-        if message.headers.status < 200:
+        if self.messages[-1].headers.status < 200:
             self._awaiting = True
             self._new_parser()
             return rest
-        if rest and self._state == STALE:
-            self._surplus()
+        if not self._state:
+            self._state = STALE
+            if rest:
+                self._surplus()
         return b""
 
     # where a message ends

@@ -1,8 +1,8 @@
 """What a codec makes of the bytes it is fed: messages in the order of the wire, filled as bytes arrive.
 
-A message is appended to the codec's ``messages`` when its first byte is seen and stays there until the consumer takes
-it (``popleft``). Bytes that follow a complete message in the same read become further messages: the connection manager
-handles them strictly one at a time, so parse-ahead is bounded by one read.
+When ``feed`` returns, every message whose first byte was seen is in the codec's ``messages``, with every attribute set;
+it stays there until the consumer takes it (``popleft``). Bytes that follow a complete message in the same read become
+further messages: the connection manager handles them strictly one at a time, so parse-ahead is bounded by one read.
 """
 
 from __future__ import annotations
@@ -68,22 +68,6 @@ class RequestMessage:
     head_bytes: int  # header section, counted as Envoy's DOWNSTREAM_HEADER_BYTES_RECEIVED; 0 unless settings ask for it
     error: CodecError | None  # set: nothing more comes of this message or this connection
 
-    def __init__(self, headers: RequestHeaders) -> None:
-        self.headers = headers
-        self.version = 11
-        self.keep_alive = True
-        self.headers_complete = False
-        self.body_kind = NO_BODY
-        self.content_length = 0
-        self.body_remaining = 0
-        self.body = []
-        self.trailers = None
-        self.complete = False
-        self.expect_continue = False
-        self.upgrade = b""
-        self.head_bytes = 0
-        self.error = None
-
     def __repr__(self) -> str:
         return f"<RequestMessage {_state(self)} kind={self.body_kind} remaining={self.body_remaining}>"
 
@@ -118,20 +102,6 @@ class ResponseMessage:
     complete: bool
     head_bytes: int  # as Envoy's UPSTREAM_HEADER_BYTES_RECEIVED counts one message; 0 unless settings ask for it
     error: CodecError | None
-
-    def __init__(self, headers: ResponseHeaders) -> None:
-        self.headers = headers
-        self.version = 11
-        self.keep_alive = True
-        self.headers_complete = False
-        self.body_kind = NO_BODY
-        self.content_length = 0
-        self.body_remaining = 0
-        self.body = []
-        self.trailers = None
-        self.complete = False
-        self.head_bytes = 0
-        self.error = None
 
     def __repr__(self) -> str:
         return f"<ResponseMessage {_state(self)} kind={self.body_kind} remaining={self.body_remaining}>"

@@ -25,10 +25,11 @@ not hidden.
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, TypeVar
 
-from httptools import HttpParserCallbackError, HttpParserError
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade
 
 from workerproxy.http.headers import HeaderMap
 from workerproxy.worker.http.codec.errors import (
@@ -36,6 +37,7 @@ from workerproxy.worker.http.codec.errors import (
     CODEC_ERROR,
     HEADERS_TOO_LARGE,
     INVALID_CHARACTERS,
+    INVALID_TRANSFER_ENCODING,
     LENGTH_AND_CHUNKED,
     REASONS,
     TOO_MANY_HEADERS,
@@ -47,6 +49,9 @@ from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, RequestMessa
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from httptools import HttpRequestParser, HttpResponseParser
+
+    from workerproxy.http.headers import Pair
     from workerproxy.worker.http.codec.messages import CodecError
     from workerproxy.worker.http.codec.settings import CodecSettings
 
@@ -57,8 +62,8 @@ RAW: Final = 2
 STALE: Final = 3
 IGNORING: Final = 4
 
+CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 END_OF_HEAD: Final = b"\r\n\r\n"
-NO_FIELDS: Final = HeaderMap()  # stands for "no message"; never written
 
 MessageT = TypeVar("MessageT", RequestMessage, ResponseMessage)
 
@@ -75,21 +80,25 @@ class Reader(Generic[MessageT]):
         "_execute",
         "_fields",
         "_fresh",
+        "_in_head",
         "_joined",
         "_max_bytes",
         "_max_count",
         "_message",
+        "_more",
         "_names",
         "_pieces",
-        "_seen",
+        "_room",
         "_settings",
         "_should_keep_alive",
         "_silent",
         "_state",
+        "_unfinished",
         "failed",
         "messages",
     )
 
+    _parser_type: ClassVar[type[HttpRequestParser] | type[HttpResponseParser]]
     # per connection
     messages: deque[MessageT]
     failed: bool
@@ -102,15 +111,18 @@ class Reader(Generic[MessageT]):
     _should_keep_alive: Callable[[], bool]
     _state: int
     # per message
-    _message: MessageT | None  # the one whose bytes are coming
-    _fields: HeaderMap  # where fields go: its headers, then its trailers
+    _in_head: bool  # its first byte was read, its head is not complete
+    _unfinished: MessageT | None  # the message of a head that goes over several reads: it is in ``messages`` already
+    _message: MessageT | None  # the one whose body is coming
+    _fields: dict[bytes, bytes]  # where fields go: its headers, then its trailers; a plain dict is the fastest
+    _more: list[Pair] | None  # the further values of repeated fields that are not joined
     _error: CodecError | None  # why a callback raised Refused
     _silent: int  # bytes fed inside a chunked body since the last body byte; -1: this read had body bytes
     # per read
     _data: bytes
-    _fresh: bool  # the message began at the first byte of _pieces, or of _data when there are none
+    _fresh: bool  # _data begins with the message being read
     _pieces: list[bytes]  # the unfinished head's bytes of earlier reads
-    _seen: int  # their size
+    _room: int  # how many bytes the head may still have
 
     def __init__(self, settings: CodecSettings, joined: frozenset[bytes]) -> None:
         self.messages = deque()
@@ -120,14 +132,17 @@ class Reader(Generic[MessageT]):
         self._joined = joined
         self._max_bytes = settings.max_headers_kb * 1024
         self._max_count = settings.max_headers_count
+        self._in_head = False
+        self._unfinished = None
         self._message = None
-        self._fields = NO_FIELDS
+        self._fields = {}
+        self._more = None
         self._error = None
         self._silent = 0
         self._data = b""
         self._fresh = True
         self._pieces = []
-        self._seen = 0
+        self._room = self._max_bytes
         self._new_parser()
 
     def __repr__(self) -> str:
@@ -138,15 +153,16 @@ class Reader(Generic[MessageT]):
         """Make a fresh llhttp and read with it."""
         raise NotImplementedError
 
-    def _blank(self) -> MessageT:
-        """A new message with blank headers."""
+    def _blank(self, message: MessageT | None = None) -> MessageT:
+        """Set every attribute of ``message``, or of a new one, to what it is before anything is known."""
         raise NotImplementedError
 
     def close(self) -> None:
         """The connection is gone: read nothing more, let go of the parser."""
         self._state = IGNORING
+        self._in_head = False
         self._message = None
-        self._fields = NO_FIELDS
+        self._fields = {}
         self._let_go()
 
     def _let_go(self) -> None:
@@ -179,14 +195,22 @@ class Reader(Generic[MessageT]):
 
     def _repeat(self, key: bytes, value: bytes) -> None:
         """A field that is there already: join it or keep it apart, as Envoy does."""
-        fields = self._fields
         if key in self._joined and not self._in_trailers():
-            fields[key] += b"," + value
+            self._fields[key] += b"," + value
+        elif self._more is None:
+            self._more = [(key, value)]
         else:
-            fields.add(key, value)
+            self._more.append((key, value))
+
+    def _header_map(self) -> HeaderMap:
+        """The fields read so far as a map."""
+        fields = HeaderMap(self._fields)
+        if self._more is not None:
+            fields.more = self._more
+        return fields
 
     def _in_trailers(self) -> bool:
-        return self._message is not None and self._message.headers_complete
+        return self._message is not None
 
     def on_body(self, data: bytes) -> None:
         message = self._message
@@ -200,72 +224,84 @@ class Reader(Generic[MessageT]):
 
     # framing
 
-    def _take_length(self, message: MessageT, value: bytes) -> None:
-        """RFC 9112 section 6.2. llhttp took it for one number of digits."""
-        length = int(value)
-        if length:
-            message.body_kind = LENGTH
-            message.content_length = message.body_remaining = length
-
-    def _take_chunked(self, message: MessageT, fields: HeaderMap) -> None:
+    def _take_coding(self, message: MessageT, value: bytes) -> None:
         """Transfer-Encoding is one ``chunked`` and nothing else (RFC 9112 section 6.1, and Envoy)."""
-        if b"content-length" in fields:
-            if not self._settings.allow_chunked_length:
+        headers = message.headers
+        chunked = value.lower() == b"chunked"
+        if b"content-length" in headers:
+            if not chunked or not self._settings.allow_chunked_length:
                 self._stop(LENGTH_AND_CHUNKED)
-            fields.remove(b"content-length")
+            headers.remove(b"content-length")
+        if not chunked:
+            self._stop(INVALID_TRANSFER_ENCODING)
         message.body_kind = CHUNKED
         message.content_length = message.body_remaining = 0
         self._silent = -1
+        self._fields = {}
+        self._more = None
 
     def _end_trailers(self, message: MessageT) -> None:
         """The last chunk and its trailer section are there; ``_fields`` are the trailers."""
-        trailers = self._fields
-        if trailers:
+        if self._fields:
+            trailers = self._header_map()
             if sum(len(name) + len(value) + 4 for name, value in trailers.pairs()) + 2 > self._max_bytes:
                 self._stop(HEADERS_TOO_LARGE)
             if self._settings.enable_trailers:
                 if len(trailers) + len(trailers.more or ()) > self._max_count:
                     self._stop(TOO_MANY_HEADERS)
                 message.trailers = trailers
+            self._more = None
         if message.keep_alive and not self._should_keep_alive():
             message.keep_alive = False  # a Connection field among the trailers: llhttp reads no further
 
     # limits
 
-    def _check_head(self, fields: HeaderMap) -> None:
-        """The complete head against its limits. Called only when one may be exceeded, or fields repeat."""
-        if self._seen + len(self._data) > self._max_bytes and self._head_size(fields) > self._max_bytes:
+    def _check_head(self) -> None:
+        """The complete head against its limits. Called only when one may be exceeded."""
+        if len(self._data) > self._room and self._head_size() > self._max_bytes:
             self._stop(HEADERS_TOO_LARGE)
-        if len(fields) + len(fields.more or ()) > self._max_count:
+        if len(self._fields) + len(self._more or ()) > self._max_count:
             self._stop(TOO_MANY_HEADERS)
 
-    def _head_size(self, fields: HeaderMap) -> int:
+    def _take_more(self, headers: HeaderMap) -> None:
+        """Some fields are repeated: they count, and ``headers`` get them."""
+        self._check_head()
+        headers.more = self._more
+        self._more = None
+
+    def _head_size(self) -> int:
         """Bytes of the head on the wire, from its first byte to the empty line's LF.
 
         After another message in the same read the place is not known: then what its fields come to.
         """
-        if self._fresh:
+        if self._fresh or self._pieces:
             return self._raw_head().lstrip(b"\r\n").find(END_OF_HEAD) + len(END_OF_HEAD)
-        return sum(len(name) + len(value) + 4 for name, value in fields.pairs())
+        return sum(len(name) + len(value) + 4 for name, value in [*self._fields.items(), *(self._more or ())])
 
     def _raw_head(self) -> bytes:
         """The bytes the head is in, and what came with it."""
         return b"".join([*self._pieces, self._data])
 
-    def _count_head(self, fields: HeaderMap, host: bytes | None) -> int:
+    def _count_head(self, more: list[Pair] | None) -> int:
         """Name, colon, value, CRLF of each field: what Envoy calls header bytes received (3 when there is none)."""
+        fields = self._fields
         size = len(b"".join(fields)) + len(b"".join(fields.values())) + 3 * len(fields)
-        if fields.more is not None:
-            size += sum(len(name) + len(value) + 3 for name, value in fields.more)
-        if host is not None:
-            size += 7 + len(host)
+        if more is not None:
+            size += sum(len(name) + len(value) + 3 for name, value in more)
         return size or 3
 
     # between reads
 
-    def _suspend(self, message: MessageT, data: bytes) -> None:
-        """A read ended inside ``message``: decide who reads on, and keep the limits."""
-        if not message.headers_complete:
+    def _forget_unfinished(self) -> None:
+        """The head that went over several reads is complete."""
+        self._unfinished = None
+        self._pieces = []
+        self._room = self._max_bytes
+
+    def _suspend(self, data: bytes) -> None:
+        """A read ended inside a message: decide who reads on, and keep the limits."""
+        message = self._message
+        if message is None:
             self._keep_head(data)
         elif message.body_kind == LENGTH:
             self._state = LENGTH_BODY
@@ -278,29 +314,28 @@ class Reader(Generic[MessageT]):
             self._state = RAW
 
     def _keep_head(self, data: bytes) -> None:
+        """A read ended inside a head: its message is shown, its bytes are kept and counted."""
         size = len(data)
-        if not self._fresh:
-            # The head began after another message, which ends with an empty line or with a body of known length.
-            data = data[data.rfind(END_OF_HEAD) + 4 :]
-            size = max(0, len(data) - self.messages[-2].content_length) if len(self.messages) > 1 else len(data)
-            self._fresh = True
-        elif not self._pieces:
+        if self._unfinished is None:
+            before = 0
+            if not self._fresh:
+                # It began after another message, which ends with an empty line or a body of known length.
+                data = data[data.rfind(END_OF_HEAD) + 1 :]
+                before = self.messages[-1].content_length if self.messages else 0
             data = data.lstrip(b"\r\n")
-            size = len(data)
+            size = max(0, len(data) - before)
+            message = self._unfinished = self._blank()
+            self.messages.append(message)
         self._pieces.append(data)
-        self._seen += size
-        if self._seen > self._max_bytes:
+        self._room -= size
+        if self._room < 0:
             self._fail(HEADERS_TOO_LARGE)
-
-    def _forget_head(self) -> None:
-        self._fresh = False
-        if self._pieces:
-            self._pieces = []
-            self._seen = 0
 
     def _feed_past(self, data: bytes) -> bytes:
         """Bytes that are not llhttp's, or not this llhttp's; gives what a fresh one is to read."""
         message = self._message
+        if not data:
+            return data
         if self._state == LENGTH_BODY and message is not None:
             rest = b""
             if len(data) > message.body_remaining:
@@ -334,7 +369,10 @@ class Reader(Generic[MessageT]):
 
     def _complete(self, message: MessageT) -> None:
         """The last byte of ``message`` was received."""
-        raise NotImplementedError
+        message.complete = True
+        self._message = None
+        if not message.keep_alive:
+            self._state = IGNORING
 
     # faults
 
@@ -352,25 +390,42 @@ class Reader(Generic[MessageT]):
             reason = str(cause)
             error = REASONS.get(reason, CODEC_ERROR)
             message = self._message
-            if message is not None and message.headers_complete:
-                if reason == AFTER_HEADERS:
-                    message.headers_complete = False
-                elif error is not INVALID_CHARACTERS:
-                    error = CODEC_ERROR  # in a body or its trailers
+            if message is None:
+                if error is CODEC_ERROR and self._stopped_at_control():
+                    error = INVALID_CHARACTERS
+            elif reason == AFTER_HEADERS:
+                message.headers_complete = False
+            elif error is not INVALID_CHARACTERS:
+                error = CODEC_ERROR  # in a body or its trailers
         self._fail(error)
+
+    def _stopped_at_control(self) -> bool:
+        """Whether it was a control character that llhttp would not take in a head; it does not say."""
+        raw = self._raw_head()
+        found = CONTROL.search(raw)
+        before = raw[: found.start()] if found is not None else b""
+        if not before.strip(b"\r\n"):  # none, or the first byte: no method begins so
+            return False
+        try:
+            self._parser_type(object()).feed_data(before)
+        except (HttpParserError, HttpParserUpgrade):
+            return False
+        return True
 
     def _fail(self, error: CodecError) -> None:
         """The end of reading. The message that was being read gets the error, or a blank one that follows."""
-        message = self._message
+        message = self._message or self._unfinished
         if message is None:
             message = self._blank()
             self.messages.append(message)
         elif not message.headers_complete:
-            message.headers = self._blank().headers  # how much was read depends on where the reads ended
+            self._blank(message)  # how much was read of the head depends on where the reads ended
         message.error = error
         message.keep_alive = False
-        self._message = None
-        self._fields = NO_FIELDS
+        self._in_head = False
+        self._message = self._unfinished = None
+        self._fields = {}
+        self._more = None
         self._pieces = []
         self._error = None
         self._state = IGNORING

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from workerproxy.http.headers import HeaderMap, RequestHeaders
+from workerproxy.http.headers import RequestHeaders
 from workerproxy.worker.http.codec import connection_field, target
+from workerproxy.worker.http.codec.connection_field import PLAIN
 from workerproxy.worker.http.codec.errors import (
     BODY_DISALLOWED,
     CODEC_ERROR,
@@ -33,12 +34,11 @@ from workerproxy.worker.http.codec.errors import (
     INVALID_TRANSFER_ENCODING,
     INVALID_URL,
     UNEXPECTED_UNDERSCORE,
-    UPGRADE_FAILED,
     Refused,
 )
 from workerproxy.worker.http.codec.field_names import JOINED_IN_REQUESTS
-from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, UNTIL_CLOSE, RequestMessage
-from workerproxy.worker.http.codec.reader import IGNORING, LENGTH_BODY, NO_FIELDS, PARSING, RAW, STALE, Reader, closed
+from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, RequestMessage
+from workerproxy.worker.http.codec.reader import IGNORING, LENGTH_BODY, PARSING, RAW, STALE, Reader, closed
 from workerproxy.worker.http.codec.settings import ALLOW, DROP
 
 if TYPE_CHECKING:
@@ -62,7 +62,11 @@ _LEAD_IN: Final = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
 class ServerCodec(Reader[RequestMessage]):
     """Reads requests. ``feed`` never raises; a fault becomes the ``error`` of a message."""
 
-    __slots__ = ("_get_method", "_get_version", "_led", "_should_upgrade", "_target")
+    __slots__ = ("_counts_head", "_get_method", "_get_version", "_hosts", "_led", "_should_upgrade", "_target")
+
+    _parser_type = HttpRequestParser
+    _counts_head: bool
+    _hosts: set[bytes]
 
     _get_method: Callable[[], bytes]
     _get_version: Callable[[], str]
@@ -73,6 +77,8 @@ class ServerCodec(Reader[RequestMessage]):
     def __init__(self, settings: CodecSettings) -> None:
         self._target = b""
         self._led = False
+        self._counts_head = settings.count_head_bytes
+        self._hosts = settings.hosts
         super().__init__(settings, JOINED_IN_REQUESTS)
 
     def _new_parser(self) -> None:
@@ -92,10 +98,25 @@ class ServerCodec(Reader[RequestMessage]):
         super()._let_go()
         self._get_method = self._get_version = self._should_upgrade = closed
 
-    def _blank(self) -> RequestMessage:
-        headers = RequestHeaders()
+    def _blank(self, message: RequestMessage | None = None) -> RequestMessage:
+        if message is None:
+            message = RequestMessage()
+        headers = message.headers = RequestHeaders()
         headers.method = headers.path = headers.authority = headers.scheme = b""
-        return RequestMessage(headers)
+        message.version = 11
+        message.keep_alive = True
+        message.headers_complete = False
+        message.body_kind = NO_BODY
+        message.content_length = 0
+        message.body_remaining = 0
+        message.body = []
+        message.trailers = None
+        message.complete = False
+        message.expect_continue = False
+        message.upgrade = b""
+        message.head_bytes = 0
+        message.error = None
+        return message
 
     def feed(self, data: bytes) -> None:
         """Read ``data``, of any size and cut anywhere. Updates ``messages``; ignored once the codec has ``failed``."""
@@ -103,99 +124,105 @@ class ServerCodec(Reader[RequestMessage]):
             data = self._feed_past(data)
         while data:
             self._data = data
-            if self._message is None:
-                self._fresh = True
+            self._fresh = self._message is None and not self._in_head
             try:
                 self._execute(data)
             except HttpParserError as cause:
-                if self._state != IGNORING:  # else: bytes after a message that ended the connection
+                if self._state != IGNORING:  # else: bytes after the message that ended the connection
                     self._refuse(cause)
             except HttpParserUpgrade as pause:
                 data = self._after_upgrade(data[pause.args[0] :])
                 continue
-            if self._message is not None:
-                self._suspend(self._message, data)
+            if self._in_head or self._message is not None:
+                self._suspend(data)
             break
         self._data = b""
 
     # parser callbacks, in the order of a message
 
     def on_message_begin(self) -> None:
-        if self._state == IGNORING:
-            raise Refused  # llhttp would keep the connection, we do not
-        headers = RequestHeaders()
-        headers.method = headers.path = headers.authority = headers.scheme = b""
-        self._fields = headers
-        self._message = message = RequestMessage(headers)
-        self.messages.append(message)
+        if self._state:
+            raise Refused  # llhttp would go on after the connection's last message
+        self._in_head = True
+        self._fields = {}
 
     def on_url(self, part: bytes) -> None:
         self._target += part
 
     def on_headers_complete(self) -> None:
-        message = self._message
-        if message is None:
-            return
-        headers = message.headers
+        fields = self._fields
         data = self._data
-        if self._seen + len(data) > self._max_bytes or len(headers) > self._max_count or headers.more is not None:
-            self._check_head(headers)
+        if len(data) > self._room or len(fields) > self._max_count:
+            self._check_head()
+        # As ``_blank``, but here and one by one: a function would cost as much again.
+        message = self._unfinished or RequestMessage()
+        headers = message.headers = RequestHeaders(fields)
+        message.version = 11
+        message.keep_alive = True
+        message.body_kind = NO_BODY
+        message.content_length = 0
+        message.body_remaining = 0
+        message.body = []
+        message.trailers = None
+        message.expect_continue = False
+        message.upgrade = b""
+        message.error = None
+        if self._more is not None:
+            self._take_more(headers)
         method = headers.method = self._get_method()
         path = self._target
         self._target = b""
         end = len(method) + 1 + len(path)
-        if not (self._fresh and not self._seen and data[end : end + 11] == _HTTP_11):
+        if not self._fresh or data[end : end + 11] != _HTTP_11:
             message.version = self._version(method, path)
-        host = headers.pop(b"host", None)
-        if self._settings.count_head_bytes:
-            message.head_bytes = self._count_head(headers, host)
-        if host is not None:
-            headers.authority = host
-        elif message.version == 10:
-            headers.authority = self._settings.default_host_for_http_10
+        message.head_bytes = self._count_head(headers.more) if self._counts_head else 0
+        headers.authority = headers.pop(b"host", b"")
 
         # RFC 9112 section 6.3. llhttp has refused bad and repeated lengths, and codings that do not end in chunked.
-        value = headers.get(b"content-length")
-        if value is not None:
-            self._take_length(message, value)
-        value = headers.get(b"transfer-encoding")
-        if value is not None:
-            self._check_coding(message, value)
-        value = headers.get(b"connection")
-        if (value is not None and value not in connection_field.PLAIN) or method == _CONNECT:
+        if b"content-length" in fields and (length := int(fields[b"content-length"])):
+            message.body_kind = LENGTH
+            message.content_length = message.body_remaining = length
+        if b"transfer-encoding" in fields:
+            self._take_coding(message, fields[b"transfer-encoding"])
+        if b"connection" in fields and fields[b"connection"] not in PLAIN:
             self._consider_connection(message)
-        message.keep_alive = self._should_keep_alive()
+        if method not in _METHODS:
+            self._consider_method(message)
+        if not self._should_keep_alive():
+            message.keep_alive = False
         if message.version == 10:
-            # RFC 9112 section 6.1: after a chunked HTTP/1.0 message the connection is not to be trusted.
-            message.keep_alive = message.body_kind != CHUNKED and not connection_field.closes(headers, 10)
+            self._consider_version(message)
 
-        if path[0] == _SLASH and method in _METHODS:
+        if path[0] == _SLASH and method != _CONNECT:
             headers.path = path
+            headers.scheme = b""
         else:
             self._resolve(headers, path)
-        if headers.authority not in self._settings.hosts:
+        if headers.authority not in self._hosts:
             self._check_authority(message)
-        if b"expect" in headers:
-            message.expect_continue = headers[b"expect"].lower() == b"100-continue"
-        if message.body_kind == CHUNKED:
-            self._fields = HeaderMap()
-        self._forget_head()
+        if b"expect" in fields:
+            message.expect_continue = fields[b"expect"].lower() == b"100-continue"
         message.headers_complete = True
+        self._in_head = self._fresh = False
+        if self._unfinished is None:
+            self.messages.append(message)
+        else:
+            self._forget_unfinished()
+        if message.body_kind:
+            message.complete = False
+            self._message = message
+        else:
+            message.complete = True
+            if not message.keep_alive:
+                self._state = IGNORING
 
     def on_message_complete(self) -> None:
         message = self._message
-        if message is None or self._state:  # an upgrade: llhttp's end of the message is not its end
+        if message is None or self._state:  # complete with its head; or an upgrade: llhttp's end is not its end
             return
         if message.body_kind == CHUNKED:
             self._end_trailers(message)
         self._complete(message)
-
-    def _complete(self, message: RequestMessage) -> None:
-        message.complete = True
-        self._message = None
-        self._fields = NO_FIELDS
-        if not message.keep_alive:
-            self._state = IGNORING
 
     # fields
 
@@ -232,9 +259,9 @@ class ServerCodec(Reader[RequestMessage]):
             if not target.connect_authority(path):
                 self._stop(INVALID_URL)
             headers.authority = path
+            headers.path = headers.scheme = b""
             return
-        if method not in _METHODS:
-            self._stop(CODEC_ERROR)
+        headers.scheme = b""
         if path[:1] == b"*":
             if method != b"OPTIONS":
                 self._stop(INVALID_URL)
@@ -254,38 +281,50 @@ class ServerCodec(Reader[RequestMessage]):
     def _check_authority(self, message: RequestMessage) -> None:
         if message.version == 10 and not self._settings.accept_http_10:
             return  # 426 comes first
-        if not target.authority_valid(message.headers.authority, self._settings.hosts):
+        if not target.authority_valid(message.headers.authority, self._hosts):
             self._stop(INVALID_AUTHORITY)
 
     # framing
 
-    def _check_coding(self, message: RequestMessage, value: bytes) -> None:
+    def _consider_version(self, message: RequestMessage) -> None:
         headers = message.headers
-        self._take_chunked(message, headers)
-        if value.lower() != b"chunked" or headers.method == _CONNECT:
-            self._stop(INVALID_TRANSFER_ENCODING)
+        # RFC 9112 section 6.1: after a chunked HTTP/1.0 message the connection is not to be trusted.
+        if message.body_kind == CHUNKED or connection_field.closes(headers, 10):
+            message.keep_alive = False
+        if not headers.authority:
+            headers.authority = self._settings.default_host_for_http_10
 
     def _consider_connection(self, message: RequestMessage) -> None:
-        """Upgrade, CONNECT, or a Connection field that names other fields."""
+        """Connection has other options than to keep or close: an upgrade, or fields that it names."""
         headers = message.headers
-        if headers.method == _CONNECT:
-            # RFC 9110 section 9.3.6: content in a CONNECT request has no meaning.
-            if message.body_kind == LENGTH:
-                self._stop(BODY_DISALLOWED)
-            headers.remove(b"content-length")
-            self._begin_tunnel(message, _CONNECT)
-        elif self._should_upgrade() and headers.get(b"upgrade", b"").lower() != b"h2c":
-            if not headers.get(b"upgrade"):
-                self._stop(UPGRADE_FAILED)
-            self._begin_tunnel(message, headers[b"upgrade"])
-        else:
-            if self._should_upgrade():
-                self._ignore_h2c(message)
-            if b"connection" in headers and not connection_field.remove_nominated(headers):
-                self._stop(CONNECTION_HEADER_REJECTED)
+        if self._should_upgrade():
+            if headers.method == _CONNECT:
+                return
+            upgrade = headers[b"upgrade"]
+            if upgrade.lower() != b"h2c":
+                self._begin_tunnel(message, upgrade)
+                return
+            self._ignore_h2c(message)
+        if connection_field.closes(headers, message.version):
+            message.keep_alive = False
+        if b"connection" in headers and not connection_field.remove_nominated(headers):
+            self._stop(CONNECTION_HEADER_REJECTED)
+
+    def _consider_method(self, message: RequestMessage) -> None:
+        headers = message.headers
+        if headers.method != _CONNECT:
+            self._stop(CODEC_ERROR)
+        # RFC 9110 section 9.3.6: content in a CONNECT request has no meaning.
+        if message.body_kind == CHUNKED:
+            self._stop(INVALID_TRANSFER_ENCODING)
+        if message.body_kind == LENGTH:
+            self._stop(BODY_DISALLOWED)
+        headers.remove(b"content-length")
+        self._begin_tunnel(message, _CONNECT)
 
     def _begin_tunnel(self, message: RequestMessage, upgrade: bytes) -> None:
         message.upgrade = upgrade
+        message.keep_alive = False
         message.body_kind = UNTIL_CLOSE
         message.content_length = message.body_remaining = 0
         self._state = RAW
@@ -309,16 +348,13 @@ class ServerCodec(Reader[RequestMessage]):
 
     def _after_upgrade(self, rest: bytes) -> bytes:
         """llhttp stopped after a head with Upgrade or CONNECT; ``rest`` follows it. Gives what is to be parsed."""
-        message = self._message
-        if self._state == STALE and message is not None:
-            if self._led:
-                self._led = False
-                led = _Led(self)
-                self._use(HttpRequestParser(led))
-                led.begin()
-                return rest
-            self._complete(message)
-        return self._feed_past(rest) if rest else rest
+        if self._led:
+            self._led = False
+            led = _Led(self)
+            self._use(HttpRequestParser(led))
+            led.begin()
+            return rest
+        return self._feed_past(rest)
 
 
 class _Led:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 # HeaderUtility::authorityIsValid: HTTP/2's characters and "@".
 _AUTHORITY: Final = b"!$%&'()*+,-.0123456789:;=@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]_abcdefghijklmnopqrstuvwxyz~"
-_HOST_AND_PORT: Final = rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?"
+_HOST_AND_PORT: Final = rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{1,5}))?"
 _ABSOLUTE: Final = re.compile(rb"([A-Za-z]+)://(?:[A-Za-z0-9\-_.!~*'()%;:&=+$,]*@)?(" + _HOST_AND_PORT + rb")([/?].*)?")
 _CONNECT: Final = re.compile(_HOST_AND_PORT)
 _MAX_PORT: Final = 65535
