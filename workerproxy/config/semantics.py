@@ -99,6 +99,8 @@ class Semantics:
 
     def _listener(self, visit: Visit) -> Iterator[ConfigError]:
         place, listener = Place.of(visit), visit.message
+        if _is_special(listener):
+            return  # other rules hold for it, and it is refused as unsupported
         if not listener.HasField("address"):
             if not visit.mark.has("address"):
                 yield place.error("'address' is missing")
@@ -118,9 +120,11 @@ class Semantics:
     def _filter_chain(self, visit: Visit) -> Iterator[ConfigError]:
         place, filters = Place.of(visit), visit.message.filters
         if not filters:
-            yield place.error("no filters: connections would be closed at once", "the HTTP connection manager")
-        for index in range(1, len(filters)):
-            yield place.item("filters", index).error("the HTTP connection manager must be the last and only filter")
+            message = "no filters: connections would be closed at once"
+            yield place.error(message, "the HTTP connection manager", kind=UNSUPPORTED_VALUE)
+        managers = [i for i, one in enumerate(filters) if type_name_of(one.typed_config.type_url) == _HCM]
+        if managers and managers[0] != len(filters) - 1:
+            yield place.item("filters", managers[0] + 1).error("the HTTP connection manager must be the last filter")
 
     def _connection_manager(self, visit: Visit) -> Iterator[ConfigError]:
         place, manager = Place.of(visit), visit.message
@@ -128,7 +132,8 @@ class Semantics:
             yield place.field("strip_any_host_port").error("cannot be set together with 'strip_matching_host_port'")
         filters = manager.http_filters
         if not filters:
-            yield place.error("'http_filters' is empty: nothing would route a request", "the router as last filter")
+            message = "'http_filters' is empty: nothing would route a request"
+            yield place.error(message, "the router as last filter", kind=UNSUPPORTED_VALUE)
         last = len(filters) - 1
         for index, http_filter in enumerate(filters):
             extension = self._registry.find("http_filters", type_name_of(http_filter.typed_config.type_url))
@@ -161,10 +166,17 @@ class Semantics:
                 here = group.item("lb_endpoints", j).field("endpoint").field("address")
                 if not here.mark.failed:
                     yield from _address(here, addresses.endpoint_problem(endpoint.endpoint.address, resolved=resolved))
-        for key in cluster.typed_extension_protocol_options:
-            if key != _HTTP_OPTIONS:
+        for key, packed in cluster.typed_extension_protocol_options.items():
+            if key != _HTTP_OPTIONS and type_name_of(packed.type_url) == _HTTP_OPTIONS:
                 here = place.entry("typed_extension_protocol_options", key)
                 yield here.error("not a name of protocol options", repr(_HTTP_OPTIONS), repr(key))
+
+
+def _is_special(listener: Any) -> bool:
+    """Whether the listener is none that accepts TCP or Unix connections at an address of its own."""
+    fields = ("internal_listener", "api_listener", "udp_listener_config")
+    address = listener.address.socket_address
+    return any(listener.HasField(field) for field in fields) or bool(address.protocol or address.resolver_name)
 
 
 def flatten_runtime(struct: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -199,7 +199,9 @@ REFUSED: Final[dict[str, str | bytes]] = {
     "both ways to strip the port": with_hcm(", strip_any_host_port: true, strip_matching_host_port: true"),
     "invalid CIDR range": with_hcm(", internal_address_config: {cidr_ranges: [{address_prefix: x, prefix_len: 8}]}"),
     "unknown protocol options": with_cluster(
-        ', typed_extension_protocol_options: {foo: {"@type": type.googleapis.com/google.protobuf.Duration, value: 1s}}'
+        ', typed_extension_protocol_options: {foo: {"@type": '
+        "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, "
+        "explicit_http_config: {http_protocol_options: {}}}}"
     ),
     "runtime layer twice": _runtime("{name: a, static_layer: {}}, {name: a, static_layer: {}}"),
     "list in a runtime layer": _runtime("{name: a, static_layer: {x: [1]}}"),
@@ -237,5 +239,15 @@ UNSUPPORTED: Final[dict[str, str | bytes]] = {
         f"type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 5}}}}, {ROUTER}]"
     ),
     "a codec": with_hcm(", codec_type: HTTP2"),
+    "an internal listener": document(
+        listeners=f"{listener()}, {{name: i, internal_listener: {{}}, filter_chains: [{_CHAIN}]}}",
+        more="bootstrap_extensions: [{name: i, typed_config: {"
+        '"@type": type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener}}]\n',
+    ),
+    "another network filter": document(
+        listeners=f"{{name: l, address: {ADDRESS}, filter_chains: [{{filters: [{{name: t, typed_config: "
+        '{"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, '
+        "cluster: c}}]}]}"
+    ),
     "an option of the connection manager": with_hcm(", upgrade_configs: [{upgrade_type: websocket}]"),
 }
