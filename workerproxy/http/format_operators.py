@@ -259,6 +259,18 @@ _UNSET: Final = [
     "UPSTREAM_LOCAL_IP_SAN",
 ]
 
+# Operators of Envoy's that are refused: ``StreamInfo`` does not hold what they print.
+NOT_SUPPORTED: Final = frozenset(
+    {
+        "CEL",
+        "CLUSTER_METADATA",
+        "METADATA",
+        "REQ_WITHOUT_QUERY",
+        "UPSTREAM_CONNECTION_POOL_READY_DURATION",
+        "UPSTREAM_METADATA",
+    }
+)
+
 OPERATORS: Final[dict[str, Operator]] = {
     # request and response
     "REQ": _header("request_headers"),

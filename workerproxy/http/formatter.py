@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from workerproxy.http.format_operators import (
     CONSTANT,
     JSON_VALUE,
+    NOT_SUPPORTED,
     NUMBER,
     OPERATORS,
     OPTIONAL_NUMBER,
@@ -136,6 +137,8 @@ def _literal(text: str) -> Compiled:
 def _operator(match: re.Match[str], clock: WallClock) -> Compiled:
     name, argument, length = match[1], match[2] or "", match[3]
     operator = OPERATORS.get(name)
+    if name in NOT_SUPPORTED:
+        raise FormatError(f"{name} is a valid operator of Envoy's but not supported yet", match.string, match.start())
     if operator is None:
         near = difflib.get_close_matches(name, OPERATORS, n=1)
         raise FormatError(f"unknown operator {name}", match.string, match.start(), near[0] if near else "")

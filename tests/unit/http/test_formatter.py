@@ -219,6 +219,7 @@ def test_formats_that_hold_what_clients_choose_are_marked() -> None:
         ("%FILTER_STATE(a:X)%", 0, "PLAIN"),
         ("%DYNAMIC_METADATA()%", 0, "needs an argument"),
         ("%ENVIRONMENT%", 0, "needs an argument"),
+        ("x%CLUSTER_METADATA(a)%", 1, "not supported yet"),
     ],
 )
 def test_a_bad_format_says_where_and_what(text: str, position: int, problem: str) -> None:
