@@ -81,8 +81,8 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "sub_zone": READ,
     },
     "envoy.config.core.v3.Metadata": {
-        "filter_metadata": READ,
-        "typed_filter_metadata": READ,
+        "filter_metadata": note("data for others"),
+        "typed_filter_metadata": note("data for others, of any type"),
     },
     # --- addresses and sockets -----------------------------------------------------------------------------------
     "envoy.config.core.v3.Address": {
@@ -120,7 +120,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "tcp_backlog_size": READ,
         "enable_reuse_port": only(True, note="one SO_REUSEPORT socket per worker is how connections are shared"),
         "bind_to_port": only(True),
-        "traffic_direction": note("read by nothing yet but admin pages"),
+        "traffic_direction": READ,
         "listener_filters_timeout": note("there are no listener filters to wait for"),
         "continue_on_listener_filters_timeout": note("there are no listener filters to wait for"),
     },
@@ -151,7 +151,6 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "stream_idle_timeout": READ,
         "request_timeout": READ,
         "request_headers_timeout": READ,
-        "drain_timeout": READ,
         "delayed_close_timeout": READ,
         "access_log": READ,
         "use_remote_address": READ,
@@ -164,18 +163,15 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "always_set_request_id_in_response": READ,
         "forward_client_cert_details": only("SANITIZE", note="there is no TLS yet"),
         "proxy_100_continue": READ,
-        "represent_ipv4_remote_address_as_ipv4_mapped_ipv6": READ,
         "normalize_path": READ,
         "merge_slashes": READ,
         "path_with_escaped_slashes_action": READ,
         "strip_matching_host_port": READ,
         "strip_any_host_port": READ,
         "strip_trailing_host_dot": READ,
-        "stream_error_on_invalid_http_message": READ,
         "append_x_forwarded_port": READ,
     },
     f"{_HCM}.HttpConnectionManager.InternalAddressConfig": {
-        "unix_sockets": READ,
         "cidr_ranges": READ,
     },
     f"{_HCM}.HttpFilter": {
@@ -186,7 +182,6 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
     },
     "envoy.config.core.v3.SchemeHeaderTransformation": {
         "scheme_to_overwrite": READ,
-        "match_upstream": READ,
     },
     "envoy.config.core.v3.HttpProtocolOptions": {
         "idle_timeout": READ,
@@ -204,10 +199,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "header_key_format": READ,
         "enable_trailers": READ,
         "allow_chunked_length": READ,
-        "override_stream_error_on_invalid_http_message": READ,
-        "send_fully_qualified_url": READ,
         "use_balsa_parser": note("there is one parser; it is at least as strict as either of Envoy's"),
-        "allow_custom_methods": READ,
     },
     "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat": {
         "proper_case_words": READ,
@@ -257,7 +249,6 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "max_pending_requests": READ,
         "max_requests": READ,
         "max_retries": READ,
-        "track_remaining": READ,
     },
     "envoy.config.cluster.v3.UpstreamConnectionOptions": {
         "tcp_keepalive": READ,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+import workerproxy
 from tests.unit.config.documents import cluster, document, listener, with_cluster, with_hcm
 from tests.unit.config.loading import assert_loads, errors_of, warnings_of
 from workerproxy.config.options import Options
 from workerproxy.config.schema import Schema
 from workerproxy.config.support_check import SupportTable
-from workerproxy.config.supported import EXTENSION_POINTS
+from workerproxy.config.supported import EXTENSION_POINTS, READ, SUPPORTED
 from workerproxy.extensions.registry import Registry
 
+WORD: Final = re.compile(r"[a-z][a-z_0-9]+")
 NOT_YET = "is a valid Envoy {} but workerproxy does not support it yet"
 
 
@@ -134,6 +138,19 @@ def test_the_table_restricts_values_to_some_that_exist() -> None:
             enum = kind.by_name[name].descriptor.enum_type
             if support.values is not None and enum is not None:
                 assert set(support.values) <= set(enum.values_by_name), f"{message}.{name}"
+
+
+def test_every_field_said_to_be_read_is_named_in_code_that_could_read_it() -> None:
+    package = Path(workerproxy.__file__).parent
+    tables = {package / "config" / name for name in ("supported.py", "supported_routes.py")}
+    words = {word for path in package.rglob("*.py") if path not in tables for word in WORD.findall(path.read_text())}
+    unread = [
+        f"{message}.{name}"
+        for message, fields in SUPPORTED.items()
+        for name, how in fields.items()
+        if name not in words and how == READ
+    ]  # a field with a remark may be read by nobody: the remark says why
+    assert unread == []
 
 
 def test_extension_points_are_fields_of_type_any() -> None:
