@@ -9,7 +9,6 @@ stream is done. Envoy's name: ``ConnectionManagerImpl``.
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from workerproxy.http import outcome
@@ -66,7 +65,7 @@ class ConnectionManager:
         self.codec = ServerCodec(config.codec)
         self.connection = Connection(sock, listener.dispatcher, self, config.buffer_limit)
         self.stream: ActiveStream | None = None
-        self.started = self.idle_since = monotonic()
+        self.started = self.idle_since = self.dispatcher.clock()
         self.close_after_response = False  # the next response says "connection: close", then the connection closes
         self.forwarded_address = listener.forwarded_address(peer)
         self._internal: bool | None = None
@@ -137,7 +136,7 @@ class ConnectionManager:
         if self._waiting_for_head:
             self._head_complete()
         config = self.config = self.listener.config
-        now = monotonic()
+        now = self.dispatcher.clock()
         stream = self.stream = ActiveStream(self, config, message, now)
         stats = self.stats
         stats.downstream_rq_total += 1
@@ -171,7 +170,7 @@ class ConnectionManager:
         if self._waiting_for_head:
             self._head_complete()
         config = self.config = self.listener.config
-        stream = self.stream = ActiveStream(self, config, message, monotonic())
+        stream = self.stream = ActiveStream(self, config, message, self.dispatcher.clock())
         stream.connection_id = self.connection_id
         stream.downstream_local_address = self.local_address
         self.stats.downstream_rq_total += 1
@@ -224,7 +223,7 @@ class ConnectionManager:
         """How long the connection may still be idle, in seconds; closes it and gives 0 when that is over."""
         if self.stream is not None or self.codec.messages:
             return self.config.connection_idle_timeout_s
-        left = self.idle_since + self.config.connection_idle_timeout_s - monotonic()
+        left = self.idle_since + self.config.connection_idle_timeout_s - self.dispatcher.clock()
         if left > 0.001:
             return left
         self.stats.downstream_cx_idle_timeout += 1
@@ -267,7 +266,7 @@ class ConnectionManager:
         if self.stream is not stream:
             return
         self.stream = None
-        now = stream.end_time = self.idle_since = monotonic()
+        now = stream.end_time = self.idle_since = self.dispatcher.clock()
         stats = self.stats
         stats.downstream_rq_active -= 1
         stats.downstream_rq_time.record(int((now - stream.start_time) * 1000))

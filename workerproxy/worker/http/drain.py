@@ -7,15 +7,18 @@ back all at once. Immediate: all of them.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from time import monotonic
 
 
 class DrainState:
-    """One per worker. ``active`` is all that a running proxy looks at."""
+    """One per worker. ``active`` is all that a running proxy looks at. ``chance`` gives numbers from 0 to below 1."""
 
-    __slots__ = ("_gradual", "_seconds", "_started", "active")
+    __slots__ = ("_chance", "_clock", "_gradual", "_seconds", "_started", "active")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic, chance: Callable[[], float] = random.random) -> None:
+        self._clock = clock
+        self._chance = chance
         self.active = False
         self._started = 0.0
         self._seconds = 0.0
@@ -25,7 +28,7 @@ class DrainState:
         return f"<DrainState {'draining' if self.active else 'off'}>"
 
     def start(self, seconds: float, *, gradual: bool) -> None:
-        self._started = monotonic()
+        self._started = self._clock()
         self._seconds = seconds
         self._gradual = gradual
         self.active = True
@@ -37,4 +40,4 @@ class DrainState:
         """Whether the response being made should close its connection. Only while ``active``."""
         if not self._gradual or self._seconds <= 0:
             return True
-        return random.random() * self._seconds < monotonic() - self._started
+        return self._chance() * self._seconds < self._clock() - self._started

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import socket
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from workerproxy.worker.http.connection_manager import ConnectionManager
@@ -142,7 +141,7 @@ class HttpListener:
             self.dispatcher.timers(config.connection_idle_timeout_s, _on_connection_idle).cancel(manager)
         if config.max_connection_duration_s:
             self.dispatcher.timers(config.max_connection_duration_s, _on_max_duration).cancel(manager)
-        length_ms = int((monotonic() - manager.started) * 1000)
+        length_ms = int((self.dispatcher.clock() - manager.started) * 1000)
         stats = manager.stats
         stats.downstream_cx_active -= 1
         stats.downstream_cx_destroy += 1

@@ -9,7 +9,6 @@ the response. Its ``StreamInfo`` attributes are what the access log prints.
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from workerproxy.http import outcome
@@ -111,7 +110,7 @@ class ActiveStream(StreamInfo):
         self._head_request = headers.method == b"HEAD"
         complete = message.complete
         if complete:
-            self.request_complete_time = self.start_time if not message.body else monotonic()
+            self.request_complete_time = self.start_time if not message.body else manager.dispatcher.clock()
         if message.version == 10 and not config.codec.accept_http_10:
             manager.close_after_response = True
             self.local_reply(outcome.LOW_VERSION)
@@ -172,7 +171,7 @@ class ActiveStream(StreamInfo):
         trailers = message.trailers
         complete = message.complete
         if complete and not self.request_complete_time:
-            self.request_complete_time = monotonic()
+            self.request_complete_time = self.manager.dispatcher.clock()
             self.manager.on_request_complete()
         if chunks:
             message.body = []

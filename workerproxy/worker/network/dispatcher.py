@@ -8,6 +8,7 @@ cancelled, so setting and cancelling must be two dictionary operations, without 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Generic, TypeVar
@@ -24,11 +25,18 @@ class TimerQueue(Generic[T]):
     A target is in the queue at most once. ``duration_s`` is in seconds, above 0.
     """
 
-    __slots__ = ("_armed", "_callback", "_deadlines", "_loop", "duration_s")
+    __slots__ = ("_armed", "_callback", "_clock", "_deadlines", "_loop", "duration_s")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, duration_s: float, callback: Callable[[T], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        duration_s: float,
+        callback: Callable[[T], None],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self.duration_s = duration_s
         self._loop = loop
+        self._clock = clock
         self._callback = callback
         self._deadlines: dict[T, float] = {}  # in order of deadline, since all durations are equal
         self._armed = False
@@ -41,7 +49,7 @@ class TimerQueue(Generic[T]):
         deadlines = self._deadlines
         if target in deadlines:
             del deadlines[target]
-        deadlines[target] = monotonic() + self.duration_s
+        deadlines[target] = self._clock() + self.duration_s
         if not self._armed:
             self._armed = True
             self._loop.call_later(self.duration_s, self._expire)
@@ -52,7 +60,7 @@ class TimerQueue(Generic[T]):
 
     def _expire(self) -> None:
         deadlines = self._deadlines
-        now = monotonic() + _TICK_S
+        now = self._clock() + _TICK_S
         while deadlines:
             target = next(iter(deadlines))
             deadline = deadlines[target]
@@ -65,10 +73,17 @@ class TimerQueue(Generic[T]):
 
 
 class Dispatcher:
-    """One per worker."""
+    """One per worker. ``clock`` gives monotonic seconds; ``new_socket`` (family, type) makes sockets for upstreams."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = monotonic,
+        new_socket: Callable[[int, int], socket.socket] = socket.socket,
+    ) -> None:
         self.loop = loop
+        self.clock = clock
+        self.new_socket = new_socket
         self._queues: dict[tuple[float, Callable[..., None]], TimerQueue[object]] = {}
 
     def timers(self, duration_s: float, callback: Callable[[T], None]) -> TimerQueue[T]:
@@ -76,7 +91,7 @@ class Dispatcher:
         key = (duration_s, callback)
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = TimerQueue(self.loop, duration_s, callback)  # type: ignore[arg-type]
+            queue = self._queues[key] = TimerQueue(self.loop, duration_s, callback, self.clock)  # type: ignore[arg-type]
         return queue  # type: ignore[return-value]
 
     def post(self, callback: Callable[[], object]) -> None:

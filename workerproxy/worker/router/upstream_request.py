@@ -9,7 +9,6 @@ retries. Envoy's name: ``Router::UpstreamRequest``.
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from workerproxy.http import outcome
@@ -146,7 +145,7 @@ class UpstreamRequest:
         """Event C: the client codec was fed. Hand on what is new in its current message."""
         router = self.router
         messages = codec.messages
-        now = monotonic()
+        now = router.stream.manager.dispatcher.clock()
         while messages:
             message = messages[0]
             if not message.headers_complete or (message.error is not None and self.awaiting_headers):

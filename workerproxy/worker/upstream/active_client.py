@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import errno
 import socket
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from workerproxy.http import outcome
@@ -62,7 +61,7 @@ class ActiveClient:
         self.request: UpstreamRequest | None = None
         self.remaining_requests = pool.cluster.settings.max_requests_per_connection
         self.connection_id = connection_id
-        self.connect_started = monotonic()
+        self.connect_started = self._dispatcher.clock()
         self.connected_at = 0.0
         self.idle_since = 0.0  # when its last response was complete
         self._writer_on = False
@@ -76,7 +75,7 @@ class ActiveClient:
     def connect(self) -> None:
         """Begin a non-blocking connect; the outcome comes to ``_on_connect_event``, never from within this call."""
         host = self.pool.host
-        sock = self.sock = socket.socket(host.family, socket.SOCK_STREAM)
+        sock = self.sock = self._dispatcher.new_socket(host.family, socket.SOCK_STREAM)
         sock.setblocking(False)
         if host.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -97,7 +96,7 @@ class ActiveClient:
         if error:
             self._connect_failed(error, immediate=False)
             return
-        self.connected_at = self.idle_since = monotonic()
+        self.connected_at = self.idle_since = self._dispatcher.clock()
         self.local_address = address_text(self.sock.family, self.sock.getsockname())
         self.connection.start_reading()
         self.pool.on_connected(self)

@@ -12,7 +12,6 @@ reused first, so that the surplus grows old and is closed.
 from __future__ import annotations
 
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from workerproxy.http import outcome
@@ -200,7 +199,7 @@ class ConnectionPool:
     def _sweep(self) -> None:
         """Close connections idle for longer than the idle timeout; the longest idle is first in ``ready``."""
         idle_timeout_s = self.cluster.settings.idle_timeout_s
-        now = monotonic() + 0.001
+        now = self.cluster.dispatcher.clock() + 0.001
         expired = [client for client in self.ready if client.idle_since + idle_timeout_s <= now]
         for client in expired:
             self.cluster.stats.upstream_cx_idle_timeout += 1
@@ -258,7 +257,7 @@ class ConnectionPool:
         else:
             stats.upstream_cx_destroy_remote += 1
         self._count_bytes(client)
-        stats.upstream_cx_length_ms.record(round((monotonic() - client.connect_started) * 1000))
+        stats.upstream_cx_length_ms.record(round((cluster.dispatcher.clock() - client.connect_started) * 1000))
         cluster.breakers.connections.release()
 
     def collect_bytes(self) -> None:
