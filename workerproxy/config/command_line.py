@@ -37,6 +37,8 @@ _WITHOUT_EFFECT: Final = {
     "--enable-mutex-tracing": "there are no mutexes to trace",
     "--log-stacktrace-single-entry": "stack traces are always one entry",
     "--stats-tag": "statistics have no extra tags yet",
+    "--file-flush-min-size-kb": "access logs are flushed by time and by a fixed size",
+    "--local-address-ip-version": "it is only shown by the admin pages",
 }
 # Flags whose meaning cannot be kept by ignoring them.
 _REFUSED: Final = {

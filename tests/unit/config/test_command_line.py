@@ -159,6 +159,8 @@ def test_actions(flag: str, attribute: str) -> None:
         (["--enable-mutex-tracing"], "there are no mutexes to trace"),
         (["--log-stacktrace-single-entry"], "stack traces are always one entry"),
         (["--stats-tag", "a:b"], "statistics have no extra tags yet"),
+        (["--file-flush-min-size-kb", "1"], "access logs are flushed by time and by a fixed size"),
+        (["--local-address-ip-version", "v6"], "it is only shown by the admin pages"),
     ],
 )
 def test_flags_without_effect_say_so(argv: list[str], reason: str) -> None:
