@@ -151,6 +151,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "stream_idle_timeout": READ,
         "request_timeout": READ,
         "request_headers_timeout": READ,
+        "drain_timeout": READ,
         "delayed_close_timeout": READ,
         "access_log": READ,
         "use_remote_address": READ,
@@ -163,6 +164,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "always_set_request_id_in_response": READ,
         "forward_client_cert_details": only("SANITIZE", note="there is no TLS yet"),
         "proxy_100_continue": READ,
+        "stream_error_on_invalid_http_message": READ,
         "normalize_path": READ,
         "merge_slashes": READ,
         "path_with_escaped_slashes_action": READ,
@@ -199,6 +201,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "header_key_format": READ,
         "enable_trailers": READ,
         "allow_chunked_length": READ,
+        "override_stream_error_on_invalid_http_message": READ,
         "use_balsa_parser": note("there is one parser; it is at least as strict as either of Envoy's"),
     },
     "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat": {

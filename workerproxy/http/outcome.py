@@ -93,6 +93,7 @@ class Outcome(NamedTuple):
 ROUTE_NOT_FOUND: Final = Outcome(404, b"", "route_not_found", NR)
 CLUSTER_NOT_FOUND: Final = Outcome(503, b"", "cluster_not_found", NC)
 NO_HEALTHY_UPSTREAM: Final = Outcome(503, b"no healthy upstream", "no_healthy_upstream", UH)
+PER_TRY_TIMEOUT: Final = Outcome(504, b"upstream request timeout", "upstream_per_try_timeout", UT)
 RESPONSE_TIMEOUT: Final = Outcome(504, b"upstream request timeout", "response_timeout", UT)
 UPSTREAM_MAX_STREAM_DURATION: Final = Outcome(
     504, b"upstream max stream duration reached", "upstream_max_stream_duration_reached", UMSDR
@@ -107,7 +108,6 @@ ABSOLUTE_PATH_REJECTED: Final = Outcome(404, b"", "absolute_path_rejected")
 PATH_NORMALIZATION_FAILED: Final = Outcome(400, b"", "path_normalization_failed")
 NORMALIZED_PATH_REDIRECT: Final = Outcome(307, b"", "path_normalization_failed")
 LOW_VERSION: Final = Outcome(426, b"Upgrade Required", "low_version", DPE)
-INVALID_REQUEST_HEADER_ADDED: Final = Outcome(503, b"", "filter_added_invalid_request_data")
 UPGRADE_FAILED: Final = Outcome(403, b"", "upgrade_failed")
 REQUEST_PAYLOAD_TOO_LARGE: Final = Outcome(413, b"Payload Too Large", "request_payload_too_large")
 RESPONSE_PAYLOAD_TOO_LARGE: Final = Outcome(500, b"Internal Server Error", "response_payload_too_large")
@@ -116,6 +116,13 @@ RESPONSE_PAYLOAD_TOO_LARGE: Final = Outcome(500, b"Internal Server Error", "resp
 VIA_UPSTREAM: Final = "via_upstream"
 DIRECT_RESPONSE: Final = "direct_response"
 DOWNSTREAM_REMOTE_DISCONNECT: Final = "downstream_remote_disconnect"
+
+
+def invalid_request_header(name: bytes) -> Outcome:
+    """The 503 for a header that the route would have given a value with CR, LF or NUL."""
+    text = b"invalid header value for: " + name
+    details = "filter_removed_required_request_headers{%s}" % text.decode("latin-1").replace(" ", "_")
+    return Outcome(503, text, details, DPE)
 
 
 class ResetReason(NamedTuple):
@@ -136,11 +143,13 @@ PROTOCOL_ERROR: Final = ResetReason("protocol error", UPE)
 
 
 def reset_before_response(reason: ResetReason, transport_failure: str = "") -> Outcome:
-    """The 503 (502 for garbage) for an upstream that failed before its response headers (``Router::onUpstreamAbort``)."""
+    """The 503 (502 for garbage) for an upstream that failed before its response headers.
+
+    ``transport_failure`` is for the details only. Envoy: ``Router::onUpstreamReset``.
+    """
     text = f"upstream connect error or disconnect/reset before headers. reset reason: {reason.text}"
     details = reason.text
     if transport_failure:
-        text += f", transport failure reason: {transport_failure}"
         details += f"|{transport_failure}"
     details = f"upstream_reset_before_response_started{{{details}}}".replace(" ", "_")
     return Outcome(502 if reason is PROTOCOL_ERROR else 503, text.encode(), details, reason.flag)

@@ -67,7 +67,8 @@ TRANSITIONS: Final[Mapping[str, Mapping[type[m.Message], str]]] = MappingProxyTy
             m.Stop: STOPPED,
         },
         DRAINING: {
-            **dict.fromkeys((m.Drain, m.EndDrain, m.Abort, m.StopAccepting, *_ANY), DRAINING),
+            # A reload that was under way when the drain began goes on to its end.
+            **dict.fromkeys((m.Prepare, m.Commit, m.Abort, m.Drain, m.EndDrain, m.StopAccepting, *_ANY), DRAINING),
             m.Stop: STOPPED,
         },
         STOPPED: {},

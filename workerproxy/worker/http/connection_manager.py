@@ -41,6 +41,7 @@ class ConnectionManager:
         "connection",
         "connection_id",
         "dispatcher",
+        "draining",
         "forwarded_address",
         "idle_since",
         "listener",
@@ -66,6 +67,7 @@ class ConnectionManager:
         self.connection = Connection(sock, listener.dispatcher, self, config.buffer_limit)
         self.stream: ActiveStream | None = None
         self.started = self.idle_since = self.dispatcher.clock()
+        self.draining = False  # the next response closes
         self.close_after_response = False  # the next response says "connection: close", then the connection closes
         self.forwarded_address = listener.forwarded_address(peer)
         self._internal: bool | None = None
@@ -133,6 +135,9 @@ class ConnectionManager:
             config.idle_timers.cancel(self)
 
     def _begin_stream(self, message: RequestMessage) -> None:
+        if message.version == 10 and not self.listener.config.codec.accept_http_10:
+            self._answer_without_request(message, outcome.LOW_VERSION)
+            return
         if self._waiting_for_head:
             self._head_complete()
         config = self.config = self.listener.config
@@ -143,7 +148,8 @@ class ConnectionManager:
         stats.downstream_rq_active += 1
         stream.connection_id = self.connection_id
         stream.downstream_local_address = self.local_address
-        stream.request_head_bytes = message.head_bytes
+        if message.head_bytes:
+            stream.request_head_bytes = message.head_bytes
         if not message.keep_alive:
             self.close_after_response = True
         limit = config.max_requests_per_connection
@@ -208,8 +214,10 @@ class ConnectionManager:
             self._answer_without_request(self.codec.messages[0], end)
 
     def set_duration(self, seconds: float) -> None:
-        """Bound the running stream's life (``max_stream_duration``); the last call counts."""
+        """Bound the running stream's life (``max_stream_duration``); the last call counts, 0 takes the bound away."""
         self._cancel_duration()
+        if not seconds:
+            return
         queue = self.dispatcher.timers(seconds, on_stream_duration)
         queue.set(self)
         self._duration = queue
@@ -231,16 +239,22 @@ class ConnectionManager:
         return 0.0
 
     def on_max_connection_duration(self) -> None:
-        """``max_connection_duration``: drain, and close at latest after ``drain_timeout``."""
+        """``max_connection_duration`` is over."""
         self.stats.downstream_cx_max_duration_reached += 1
-        self.close_after_response = True
-        if self.stream is None:
-            self._close_gracefully()
+        self.drain()
 
     def drain(self) -> None:
-        """Close when idle, or after the response that is being made."""
-        self.close_after_response = True
+        """Close now when idle; else the next response says so. One that has said nothing has ``drain_timeout`` left."""
+        if self.connection.state != OPEN or self.draining:
+            return
+        self.draining = True
         if self.stream is None and not self.codec.messages:
+            self._close_gracefully()
+        else:
+            self.dispatcher.call_later(self.config.drain_timeout_s, self._on_drain_timeout)
+
+    def _on_drain_timeout(self) -> None:
+        if self.connection.state == OPEN and self.stream is None and not self.codec.messages:
             self._close_gracefully()
 
     # step 5's end

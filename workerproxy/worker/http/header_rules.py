@@ -72,8 +72,6 @@ _RARE: Final = frozenset(
 _REFERER: Final = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*:[^#]*")
 _SCHEMES: Final = (b"http", b"https")
 
-_DEFAULT_INTERNAL: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "fd00::/8", "::1/128")
-
 
 @dataclass(frozen=True)
 class HeaderSettings:
@@ -83,7 +81,7 @@ class HeaderSettings:
     xff_num_trusted_hops: int = 0
     skip_xff_append: bool = False
     append_x_forwarded_port: bool = False
-    internal_networks: tuple[str, ...] | None = None  # CIDRs; None: Envoy's default
+    internal_networks: tuple[str, ...] = ()  # CIDRs; unless configured nobody is internal, as in Envoy 1.40
     generate_request_id: bool = True
     preserve_external_request_id: bool = False
     always_set_request_id_in_response: bool = False
@@ -97,7 +95,7 @@ class HeaderSettings:
     strip_any_port: bool = False
     strip_matching_port: bool = False
     strip_trailing_dot: bool = False
-    user_agent: bytes = b""  # add_user_agent: the service cluster
+    user_agent: bytes | None = None  # add_user_agent: the service cluster
     node_name: bytes = b""
     internal_only_headers: tuple[bytes, ...] = ()  # of the route table
     always_forward_client_cert: bool = False
@@ -109,10 +107,7 @@ class HeaderRules:
     def __init__(self, settings: HeaderSettings, request_ids: RequestIds, port: int) -> None:
         self._settings = settings
         self._ids = request_ids
-        self._networks = [
-            ipaddress.ip_network(cidr, strict=False)
-            for cidr in (_DEFAULT_INTERNAL if settings.internal_networks is None else settings.internal_networks)
-        ]
+        self._networks = [ipaddress.ip_network(cidr, strict=False) for cidr in settings.internal_networks]
         self._edge = settings.use_remote_address
         self._generate_id = settings.generate_request_id
         self._port = port
@@ -122,7 +117,10 @@ class HeaderRules:
         )
         self._rewrites_host = settings.strip_any_port or settings.strip_matching_port or settings.strip_trailing_dot
         self._extras = bool(
-            settings.append_x_forwarded_port or settings.scheme_to_overwrite or settings.user_agent or settings.via
+            settings.append_x_forwarded_port
+            or settings.scheme_to_overwrite
+            or settings.user_agent is not None
+            or settings.via
         )
         self.overwrite_server = settings.server_header_transformation == OVERWRITE
         self.server_name = settings.server_name
@@ -202,6 +200,8 @@ class HeaderRules:
             internal = forwarded_for is not None and self._detect_from_xff(headers, stream)
         if not headers.scheme:
             proto = headers.get(b"x-forwarded-proto", b"").lower()
+            if not proto:
+                stream.routable = False
             headers.scheme = proto if proto in _SCHEMES else b"http"
         if self._extras:
             self._apply_extras(headers)
@@ -286,7 +286,7 @@ class HeaderRules:
         if settings.scheme_to_overwrite:
             headers.scheme = settings.scheme_to_overwrite
             headers.replace(b"x-forwarded-proto", settings.scheme_to_overwrite)
-        if settings.user_agent:
+        if settings.user_agent is not None:
             headers.replace(b"x-envoy-downstream-service-cluster", settings.user_agent)
             if not headers.get(b"user-agent"):
                 headers.replace(b"user-agent", settings.user_agent)

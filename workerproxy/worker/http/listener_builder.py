@@ -22,6 +22,7 @@ from workerproxy.worker.http.settings import (
     DEFAULT_BUFFER_LIMIT,
     DEFAULT_CONNECTION_IDLE_TIMEOUT_S,
     DEFAULT_DELAYED_CLOSE_S,
+    DEFAULT_DRAIN_TIMEOUT_S,
     DEFAULT_STREAM_IDLE_TIMEOUT_S,
     ConnectionManagerConfig,
 )
@@ -137,6 +138,12 @@ class ListenerBuilder:
             date=self._date,
             drain=self._drain,
             encode_head=encoder.response_head_proper_case if proper_case else encoder.response_head,
+            drain_timeout_s=_duration(hcm, "drain_timeout", DEFAULT_DRAIN_TIMEOUT_S),
+            keep_after_bad_request=(
+                http1.override_stream_error_on_invalid_http_message.value
+                if http1.HasField("override_stream_error_on_invalid_http_message")
+                else hcm.stream_error_on_invalid_http_message.value
+            ),
             encode_head_10=encoder.response_head_10_proper_case if proper_case else encoder.response_head_10,
             on_idle=_on_stream_idle,
             buffer_limit=buffer_limit,
@@ -193,7 +200,7 @@ class ListenerBuilder:
             internal_networks=(
                 tuple(f"{r.address_prefix}/{r.prefix_len.value}" for r in internal.cidr_ranges)
                 if hcm.HasField("internal_address_config")
-                else None
+                else ()
             ),
             generate_request_id=hcm.generate_request_id.value if hcm.HasField("generate_request_id") else True,
             preserve_external_request_id=hcm.preserve_external_request_id,
@@ -208,7 +215,7 @@ class ListenerBuilder:
             strip_any_port=hcm.strip_any_host_port,
             strip_matching_port=hcm.strip_matching_host_port,
             strip_trailing_dot=hcm.strip_trailing_host_dot,
-            user_agent=options.service_cluster.encode() if hcm.add_user_agent.value else b"",
+            user_agent=options.service_cluster.encode() if hcm.add_user_agent.value else None,
             node_name=options.service_node.encode(),
             internal_only_headers=tuple(h.lower().encode() for h in hcm.route_config.internal_only_headers),
         )

@@ -74,11 +74,9 @@ def _unescape(match: re.Match[bytes]) -> bytes:
 
 
 def strip_port(authority: bytes, port: int | None) -> bytes:
-    """Remove the port, or only if it is ``port``. Not a part of a bare IPv6 address, and nothing that is no number."""
+    """Remove the port, or only if it is ``port``. Nothing that is no number."""
     at = authority.rfind(b":")
     if at < 0 or authority.rfind(b"]", at) >= 0:
-        return authority
-    if b":" in authority[:at] and authority[:1] != b"[":
         return authority
     digits = authority[at + 1 :]
     if not digits.isdigit() or (port is not None and int(digits) != port):

@@ -59,6 +59,8 @@ class ConnectionManagerConfig:
     header_timers: TimerQueue[ConnectionManager] | None
     request_timers: TimerQueue[ConnectionManager] | None
     linger: TimerQueue[Connection] | None  # delayed_close_timeout
+    drain_timeout_s: float
+    keep_after_bad_request: bool  # stream_error_on_invalid_http_message
     proxy_100_continue: bool
     enable_trailers: bool
     splice: bool = True

@@ -15,7 +15,7 @@ from workerproxy.http import outcome
 from workerproxy.http.headers import RequestHeaders, ResponseHeaders
 from workerproxy.http.stream_info import StreamInfo
 from workerproxy.worker.http.codec.encoder import chunk, last_chunk
-from workerproxy.worker.http.codec.messages import LENGTH
+from workerproxy.worker.http.codec.messages import LENGTH, NO_BODY
 from workerproxy.worker.http.filter_manager import FilterManager
 from workerproxy.worker.network.splice import Splice
 from workerproxy.worker.router.router import Router
@@ -47,6 +47,7 @@ class ActiveStream(StreamInfo):
         "_head",
         "_head_request",
         "_idle",
+        "_idle_timeout_s",
         "_splice",
         "chain",
         "config",
@@ -65,6 +66,7 @@ class ActiveStream(StreamInfo):
 
     route: Route | None
     upstream_client: ActiveClient | None = None
+    routable: bool = True  # false: there is an empty x-forwarded-proto, which Envoy gives no route
 
     def __init__(
         self, manager: ConnectionManager, config: ConnectionManagerConfig, message: RequestMessage, now: float
@@ -86,10 +88,11 @@ class ActiveStream(StreamInfo):
         self._head: bytes | None = None  # encoded, and waiting for what follows it in the same event
         self._head_request = False
         self._idle = config.idle_timers
+        self._idle_timeout_s = config.idle_timeout_s
         self._splice: Splice | None = None
         self._handles: list[asyncio.TimerHandle] | None = None
         self.downstream_remote_address = self.downstream_direct_remote_address = manager.peer_address
-        if message.version == 10:
+        if message.version == 10 and config.codec.accept_http_10:
             self.protocol = "HTTP/1.0"
 
     def __repr__(self) -> str:
@@ -108,13 +111,9 @@ class ActiveStream(StreamInfo):
         manager = self.manager
         headers = self.request_headers = message.headers
         self._head_request = headers.method == b"HEAD"
-        complete = message.complete
-        if complete:
-            self.request_complete_time = self.start_time if not message.body else manager.dispatcher.clock()
-        if message.version == 10 and not config.codec.accept_http_10:
-            manager.close_after_response = True
-            self.local_reply(outcome.LOW_VERSION)
-            return
+        end_stream = message.body_kind == NO_BODY
+        if end_stream:
+            self.request_complete_time = self.start_time
         if message.expect_continue and not config.proxy_100_continue:
             self._answer_expect(headers)
         refused = config.rules.check(headers, self)
@@ -123,17 +122,21 @@ class ActiveStream(StreamInfo):
             self.local_reply(refused, extra)
             return
         config.rules.apply(headers, self, manager)
-        route = self.route = config.routes.route(headers, self)
+        if self.routable:
+            route = self.route = config.routes.route(headers, self)
+        else:
+            route = None
         if route is not None:
-            self.route_name = route.name
-            self._route_timeouts(route)
+            if route.name:
+                self.route_name = route.name
+            if route.idle_timeout_s is not None or route.max_stream_duration_s is not None:
+                self._route_timeouts(route)
         if message.upgrade:
             self._refuse_upgrade()
             return
-        end_stream = complete and not message.body and message.trailers is None
         if config.filters:
             self.chain = FilterManager(self, config.filters)
-        if not complete or route is None or not 0 < route.timeout_s <= config.idle_timeout_s:
+        if not end_stream or route is None or not 0 < route.timeout_s <= self._idle_timeout_s:
             self._arm_idle()  # else the route's timeout comes first
         if self.chain is None:
             self.router.decode_headers(headers, end_stream)
@@ -150,13 +153,18 @@ class ActiveStream(StreamInfo):
     def _refuse_upgrade(self) -> None:
         self.manager.close_after_response = True
         self.manager.stats.downstream_rq_ws_on_non_ws_route += 1
-        self.local_reply(outcome.UPGRADE_FAILED if self.route is not None else outcome.ROUTE_NOT_FOUND)
+        if self.route is None:
+            self.local_reply(outcome.ROUTE_NOT_FOUND)
+        else:
+            self.upstream_cluster = self.upstream_cluster_raw = self.route.cluster
+            self.local_reply(outcome.UPGRADE_FAILED)
 
     def _route_timeouts(self, route: Route) -> None:
         if route.idle_timeout_s is not None:
             seconds = route.idle_timeout_s
+            self._idle_timeout_s = seconds or float("inf")
             self._idle = self.manager.dispatcher.timers(seconds, self.config.on_idle) if seconds else None
-        if route.max_stream_duration_s:
+        if route.max_stream_duration_s is not None:
             self.manager.set_duration(route.max_stream_duration_s)
 
     def on_request_read(self) -> None:
@@ -280,6 +288,9 @@ class ActiveStream(StreamInfo):
         if self.response_started:
             self.reset(end.details, 0)
             return
+        if end.status == 400 and not self.config.keep_after_bad_request:
+            self.manager.close_after_response = True
+        self.response_code_details = end.details
         self.router.on_destroy()
         headers = ResponseHeaders()
         headers.status = end.status
@@ -292,7 +303,6 @@ class ActiveStream(StreamInfo):
             headers.replace(name, value)
         if finalize is not None:
             finalize(headers, self)
-        self.response_code_details = end.details
         self.response_headers = headers
         if self.chain is None:
             self.send_headers(headers, not body)
@@ -337,7 +347,7 @@ class ActiveStream(StreamInfo):
         if not self.request_complete_time:
             manager.stats.downstream_rq_response_before_rq_complete += 1
             manager.close_after_response = True
-        elif config.drain.active and not manager.close_after_response and config.drain.close_now():
+        elif manager.draining or (config.drain.active and config.drain.close_now()):
             manager.stats.downstream_cx_drain_close += 1
             manager.close_after_response = True
         if manager.close_after_response:
@@ -550,5 +560,7 @@ class ActiveStream(StreamInfo):
                 self.upstream_connect_begin = client.connect_started
                 self.upstream_connect_end = client.connected_at
                 self.upstream_local_address = client.local_address
+            headers = self.request_headers
+            self.stream_id = (headers.get(b"x-request-id", b"") if headers is not None else b"").decode("latin-1")
             for logger in loggers:
                 logger.log(self)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from workerproxy.worker.router.stats import RouterStats
     from workerproxy.worker.upstream.cluster import Cluster
     from workerproxy.worker.upstream.cluster_manager import ClusterManager
+    from workerproxy.worker.upstream.host import Host
 
 _OVERLOADED: Final = ((b"x-envoy-overloaded", b"true"),)
 _EXPECTED_TIMEOUT: Final = b"x-envoy-expected-rq-timeout-ms"
@@ -32,8 +33,19 @@ _ALT_RESPONSE: Final = b"x-envoy-upstream-rq-timeout-alt-response"
 _STREAM_DURATION: Final = b"x-envoy-upstream-stream-duration-ms"
 _ALT_STAT_NAME: Final = b"x-envoy-upstream-alt-stat-name"
 _PER_TRY_MS: Final = b"x-envoy-upstream-rq-per-try-timeout-ms"
+# What callers may say of retries; taken off the request here, as in Envoy.
+_RETRY_CONTROL: Final = (
+    b"x-envoy-retry-on",
+    b"x-envoy-retry-grpc-on",
+    b"x-envoy-max-retries",
+    b"x-envoy-retriable-status-codes",
+    b"x-envoy-retriable-header-names",
+    b"x-envoy-hedge-on-per-try-timeout",
+)
 # Headers the router reads, all rare: one set operation tells that none is there.
-_CONTROL_HEADERS: Final = frozenset({_TIMEOUT_MS, _ALT_RESPONSE, _STREAM_DURATION, _ALT_STAT_NAME, _PER_TRY_MS})
+_CONTROL_HEADERS: Final = frozenset(
+    {_TIMEOUT_MS, _ALT_RESPONSE, _STREAM_DURATION, _ALT_STAT_NAME, _PER_TRY_MS, *_RETRY_CONTROL}
+)
 
 
 class RouterConfig:
@@ -79,6 +91,7 @@ class Router(StreamFilter):
         "_cluster",
         "_config",
         "_duration_timers",
+        "_per_try",
         "_end_stream",
         "_response_started",
         "_route",
@@ -102,6 +115,7 @@ class Router(StreamFilter):
         self._end_stream = False
         self._response_started = False
         self._alt_response = False
+        self._per_try = False  # the timeout is that of the try
 
     def __repr__(self) -> str:
         return f"<Router {self._attempt!r}>"
@@ -127,8 +141,8 @@ class Router(StreamFilter):
         cluster = config.clusters.clusters.get(name)
         if cluster is None:
             config.stats.no_cluster += 1
-            missing = outcome.CLUSTER_NOT_FOUND
-            stream.local_reply(missing._replace(status=route.cluster_not_found_status))
+            self._route = route
+            self._abort(outcome.CLUSTER_NOT_FOUND._replace(status=route.cluster_not_found_status), ())
             return STOP_ITERATION
         self._route = route
         self._cluster = cluster
@@ -137,25 +151,24 @@ class Router(StreamFilter):
         if config.strict_check_headers and not self._headers_pass(headers):
             return STOP_ITERATION
         stream.upstream_attempt_count = 1
+        self._set_timeouts(route, headers)
         finalize = route.finalize_request_headers
-        if finalize is not None and finalize(headers, stream) is not None:
-            self._charge(cluster, 503)
-            self._abort(outcome.INVALID_REQUEST_HEADER_ADDED, ())
-            return STOP_ITERATION
+        if finalize is not None:
+            invalid = finalize(headers, stream)
+            if invalid is not None:
+                self._abort(outcome.invalid_request_header(invalid), ())
+                return STOP_ITERATION
         host = cluster.choose_host()
         if host is None:
             cluster.stats.upstream_cx_none_healthy += 1
             self._charge(cluster, 503)
             self._abort(outcome.NO_HEALTHY_UPSTREAM, ())
             return STOP_ITERATION
-        self._set_timeouts(route, headers)
         if route.include_request_attempt_count:
             headers.replace(b"x-envoy-attempt-count", b"1")
         if route.auto_host_rewrite:
             route.rewrite_to_host(headers, host.hostname, config.add_envoy_headers)
         attempt = self._attempt = UpstreamRequest(self, host)
-        stream.upstream_host = host.text
-        stream.upstream_host_name = host.hostname
         attempt.start(end_stream)
         if end_stream and self._attempt is attempt:
             self._on_request_complete()
@@ -163,10 +176,7 @@ class Router(StreamFilter):
 
     def _respond_directly(self, route: Route, direct: DirectResponse) -> None:
         stream = self.stream
-        if direct.is_redirect:
-            self._config.stats.rq_redirect += 1
-        else:
-            self._config.stats.rq_direct_response += 1
+        self._config.stats.rq_direct_response += 1
         direct.rewrite_path_header(self.headers, self._config.add_envoy_headers)
         stream.local_reply(
             Outcome(direct.status, direct.body, outcome.DIRECT_RESPONSE),
@@ -190,6 +200,7 @@ class Router(StreamFilter):
         if not _CONTROL_HEADERS.isdisjoint(headers) or config.respect_expected_rq_timeout:
             timeout_s = self._timeouts_from_headers(timeout_s, headers)
         if timeout_s:
+            self._timeout_s = timeout_s
             self._timer, text = config.timeout(timeout_s)
             if config.add_envoy_headers:
                 headers[_EXPECTED_TIMEOUT] = text
@@ -207,8 +218,14 @@ class Router(StreamFilter):
         milliseconds = _integer(wanted)
         if milliseconds is not None:
             timeout_s = milliseconds / 1000
+        per_try = _integer(headers.get(_PER_TRY_MS))
         headers.remove(_PER_TRY_MS)
+        if per_try and (not timeout_s or per_try / 1000 < timeout_s):
+            timeout_s = per_try / 1000
+            self._per_try = True
         headers.remove(_ALT_STAT_NAME)
+        for name in _RETRY_CONTROL:
+            headers.remove(name)
         self._alt_response = headers.remove(_ALT_RESPONSE)
         duration = _integer(headers.get(_STREAM_DURATION))
         if headers.remove(_STREAM_DURATION) and duration:
@@ -250,11 +267,17 @@ class Router(StreamFilter):
         """The attempt has a connection."""
         client = attempt.client
         stream = self.stream
+        self.set_host(attempt.host)
         if client is not None:
             stream.upstream_connection_id = client.connection_id
             stream.upstream_client = client
         if self._duration_timers is not None:
             self._duration_timers.set(self)
+
+    def set_host(self, host: Host) -> None:
+        """The access log names the host once a connection to it was there, or was tried."""
+        self.stream.upstream_host = host.text
+        self.stream.upstream_host_name = host.hostname
 
     def on_upstream_1xx(self, headers: ResponseHeaders) -> None:
         self.stream.encode_1xx_headers(headers)
@@ -280,6 +303,7 @@ class Router(StreamFilter):
         else:
             host.rq_error += 1
         self._response_started = True
+        stream.response_code = status
         stream.response_code_details = outcome.VIA_UPSTREAM
         route = self._route
         if route is not None:
@@ -318,7 +342,6 @@ class Router(StreamFilter):
         self._cancel_timers()
         stream = self.stream
         if self._response_started:
-            self._config.stats.rq_reset_after_downstream_response_started += 1
             text = f"upstream_reset_after_response_started{{{reason.text}}}".replace(" ", "_")
             stream.reset(text, reason.flag)
             return
@@ -335,7 +358,8 @@ class Router(StreamFilter):
             and self.stream.upstream_attempt_count
         ):
             headers = (*headers, (b"x-envoy-attempt-count", b"1"))
-        self.stream.local_reply(end, headers)
+        finalize = self._route.finalize_response_headers if self._route is not None else None
+        self.stream.local_reply(end, headers, finalize)
 
     def _charge(self, cluster: Cluster, status: int) -> None:
         if self._config.dynamic_stats:
@@ -349,14 +373,17 @@ class Router(StreamFilter):
         self._attempt = None
         cluster = self._cluster
         if cluster is not None:
-            cluster.stats.upstream_rq_timeout += 1
+            if self._per_try:
+                cluster.stats.upstream_rq_per_try_timeout += 1
+            else:
+                cluster.stats.upstream_rq_timeout += 1
             if attempt.awaiting_headers:
                 self._charge(cluster, 204 if self._alt_response else 504)
         attempt.host.rq_timeout += 1
         attempt.host.rq_error += 1
         self._cancel_timers()
         attempt.cancel()
-        end = outcome.RESPONSE_TIMEOUT
+        end = outcome.PER_TRY_TIMEOUT if self._per_try else outcome.RESPONSE_TIMEOUT
         if self._response_started:
             self.stream.reset(end.details, end.flag)
         else:

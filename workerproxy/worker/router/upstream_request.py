@@ -118,11 +118,17 @@ class UpstreamRequest:
         if self._chunked:
             out += [chunk(data) for data in body]
             if end_stream:
-                out.append(last_chunk(self._trailers))
+                out.append(last_chunk(self._trailers_to_send()))
         else:
             out += body
         if out and self.client is not None:
             self.client.connection.write_many(out)
+
+    def _trailers_to_send(self) -> HeaderMap | None:
+        client = self.client
+        if client is None or not client.pool.cluster.settings.codec.enable_trailers:
+            return None
+        return self._trailers
 
     def _pause_if_full(self) -> None:
         if not self.paused_downstream and sum(map(len, self._body or ())) > self.router.stream.buffer_limit:
@@ -204,7 +210,7 @@ class UpstreamRequest:
         client = self.client
         if client is not None:
             client.pool.on_client_failed(client, local=False)
-            self.on_reset(outcome.CONNECTION_TERMINATION, "")
+            self.on_reset(outcome.PROTOCOL_ERROR if messages else outcome.CONNECTION_TERMINATION, "")
 
     def _complete(self, message: ResponseMessage, now: float) -> None:
         """The last byte of the response was read: give the connection back before anything else needs one."""
@@ -259,6 +265,8 @@ class UpstreamRequest:
     def on_pool_failure(self, reason: ResetReason, transport_failure: str) -> None:
         """No connection: refused, timed out, or a limit was reached."""
         self.router.stream.upstream_transport_failure_reason = transport_failure
+        if reason is not outcome.OVERFLOW:
+            self.router.set_host(self.host)
         self.on_reset(reason, transport_failure)
 
     def on_reset(self, reason: ResetReason, transport_failure: str) -> None:
@@ -267,7 +275,6 @@ class UpstreamRequest:
         self.client = None
         self._cancel_splice()
         if client is not None:
-            client.pool.cluster.stats.upstream_rq_rx_reset += 1
             client.request_done(False)
         self.on_below_low()
         self.router.on_upstream_reset(self, reason, transport_failure)

@@ -146,9 +146,10 @@ class ActiveClient:
 
     def on_connection_lost(self, error: OSError) -> None:
         request = self.request
+        inside = bool(self.codec.messages)
         self.pool.on_client_failed(self, local=False)
         if request is not None:
-            request.on_reset(outcome.CONNECTION_TERMINATION, "")
+            request.on_reset(outcome.PROTOCOL_ERROR if inside else outcome.CONNECTION_TERMINATION, "")
 
     def request_done(self, reusable: bool) -> None:
         """The request on this connection is over, well or badly. ``reusable``: both messages ended cleanly."""
