@@ -87,6 +87,7 @@ class Process:
             self.stop()
             raise NotReadyError(f"{error}; its output:\n{self.output()}") from None
         if not self.running():
+            self.stop()
             raise NotReadyError(f"{self.argv} ended with {self.popen.returncode}; its output:\n{self.output()}")
         return self
 
