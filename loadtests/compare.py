@@ -26,7 +26,16 @@ from typing import Final
 
 from loadtests import peers, report
 from loadtests.idle import IDLE_CONNECTIONS, bytes_per_idle_connection, raise_descriptor_limit
-from loadtests.measure import MeasureError, Sample, cpu_seconds, make_sample, pss_bytes, rss_bytes, run_wrk
+from loadtests.measure import (
+    MeasureError,
+    Sample,
+    cpu_seconds,
+    exit_on_sigterm,
+    make_sample,
+    pss_bytes,
+    rss_bytes,
+    run_wrk,
+)
 from loadtests.scenarios import FILES, SCENARIOS, Scenario, wrk_script
 from tests.support.processes import NotReadyError
 
@@ -241,6 +250,7 @@ def _work_directory() -> Iterator[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
+    exit_on_sigterm()
     settings = Settings(
         rounds=max(1, options.rounds),
         duration_s=max(1.0, options.duration),

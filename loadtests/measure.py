@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,11 @@ _WRK_GRACE_S: Final = 30.0
 
 class MeasureError(RuntimeError):
     """A measurement that cannot be trusted: wrk failed, or requests did."""
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that everything it started is stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @dataclass(frozen=True, slots=True)

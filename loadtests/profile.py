@@ -22,7 +22,7 @@ import psutil
 
 from loadtests import peers
 from loadtests.compare import share_cores
-from loadtests.measure import MeasureError, run_wrk, tree
+from loadtests.measure import MeasureError, exit_on_sigterm, run_wrk, tree
 from loadtests.report import table
 from loadtests.scenarios import SCENARIOS, wrk_script
 from tests.support.processes import NotReadyError
@@ -170,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--duration", type=float, default=8, help="seconds of samples (default: %(default)s)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")
     options = parser.parse_args(arguments)
+    exit_on_sigterm()
     try:
         text = profile(options.scenario, min(600.0, max(2.0, options.duration)))
     except (FileNotFoundError, NotReadyError, MeasureError) as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from loadtests.idle import raise_descriptor_limit
-from loadtests.measure import cpu_seconds
+from loadtests.measure import cpu_seconds, exit_on_sigterm
 from loadtests.peers import ROOT
 from loadtests.stand import Stand, demo_stand
 from tests.support.processes import NotReadyError
@@ -107,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="workers of the proxy (default: %(default)s)")
     parser.add_argument("--proxy", choices=["workerproxy", "envoy"], default="workerproxy")
     options = parser.parse_args(arguments)
+    exit_on_sigterm()
     raise_descriptor_limit(8192)
     try:
         with demo_stand(options.proxy, options.workers) as stand:

@@ -21,7 +21,16 @@ from typing import Final
 
 from loadtests.growth import AT_REST, GAUGES, MIB, ProcessSample, SoakSample, growth, sum_gauges, unrest
 from loadtests.idle import raise_descriptor_limit
-from loadtests.measure import MeasureError, WrkResult, cpu_seconds, descriptor_count, parse_smaps, parse_wrk, tree
+from loadtests.measure import (
+    MeasureError,
+    WrkResult,
+    cpu_seconds,
+    descriptor_count,
+    exit_on_sigterm,
+    parse_smaps,
+    parse_wrk,
+    tree,
+)
 from loadtests.scenarios import RESULT_LUA
 from loadtests.stand import Stand, demo_stand
 from tests.support.processes import NotReadyError, http_get
@@ -197,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="workers of the proxy (default: %(default)s)")
     parser.add_argument("--proxy", choices=["workerproxy", "envoy"], default="workerproxy")
     options = parser.parse_args(arguments)
+    exit_on_sigterm()
     if not 0 < options.minutes <= 600 or not 1 <= options.rate <= 100_000:
         parser.error("--minutes must be above 0 and at most 600, --rate from 1 to 100000")
     raise_descriptor_limit(8192)
