@@ -110,12 +110,16 @@ class Player:
             return "closed by the proxy" if client.end else "open"
         before = len(client.received)
         client.send(PROBE)
-        answered = client.read_response()
-        if answered and not client.end:
-            client.received = client.received[:before]
-            return "open: the next request is answered"
-        client.received = client.received if not answered else client.received[:before]
-        return "closed by the proxy" if client.end else "open: the next request is not answered"
+        if not client.read_response():
+            return "closed by the proxy" if client.end else "open: the next request is not answered"
+        response = client.received[before:]
+        if not response:  # the close ended a response without a length that had begun before
+            return "closed by the proxy"
+        client.received = client.received[:before]
+        status = response[9:12].decode("latin-1")
+        if b"\r\nconnection: close\r\n" in response:
+            return f"the next request is answered {status}, and that is the last"
+        return f"open: the next request is answered {status}"
 
     def _client_lines(self, elapsed: float) -> list[str]:
         lines: list[str] = []

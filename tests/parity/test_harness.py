@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parity.compare import is_announced_refusal
 from tests.parity.document import DOCUMENT, with_tables
 from tests.parity.script import Case, ClientStep, PlayError, read_families, read_play
 from tests.parity.verdict import Normaliser, log_line, messages
@@ -144,6 +145,14 @@ def test_the_origin_half_closes_and_sees_the_peer_go() -> None:
         client.close()
         origin.release()
         assert origin.connections[0].ended_by_peer()
+
+
+def test_a_refused_configuration_is_a_difference_only_with_the_announced_words(tmp_path: Path) -> None:
+    [case] = play(tmp_path, "=== one\n> GET\ndiffers: not supported\n+ refused: 'via' is not supported\n")
+    assert is_announced_refusal(case, "a.yaml:1:1: 'via' is not supported here")
+    assert not is_announced_refusal(case, "a.yaml:1:1: 'server_name' is not supported here")
+    [other] = play(tmp_path, "=== one\n> GET\n")
+    assert not is_announced_refusal(other, "a.yaml:1:1: 'via' is not supported here")
 
 
 def test_the_document_has_the_tables_of_the_plays() -> None:
