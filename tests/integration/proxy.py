@@ -99,9 +99,12 @@ class Proxy:
             return client.received.partition(b"\r\n\r\n")[2]
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes that run, in order of their numbers."""
-        found = [child for child in psutil.Process(self.process.pid).children() if child.status() != "zombie"]
-        return sorted(found, key=lambda child: child.cmdline())
+        """The worker processes, in order of their numbers."""
+        return [psutil.Process(row["pid"]) for row in self.worker_rows() if row["pid"]]
+
+    def worker_rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.json("/workers?format=json")["workers"]
+        return rows
 
     def hello(self) -> bytes:
         """The body of /hello over a new connection."""
@@ -118,13 +121,10 @@ class Proxy:
         """Return when ``number`` workers serve and none of the processes ``without`` is among them."""
 
         def all_serve() -> bool:
-            pids = {child.pid for child in self.workers()}
-            return len(pids) == number and pids.isdisjoint(without or ()) and self._serving() == number
+            serving = {row["pid"] for row in self.worker_rows() if row["state"] == "serving"}
+            return len(serving) == number and serving.isdisjoint(without or ())
 
         wait_until(all_serve, 10.0, f"{number} workers")
-
-    def _serving(self) -> int:
-        return sum(": serving" in line for line in http_get(self.admin, "/workers")[1].splitlines())
 
     def __enter__(self) -> Proxy:
         return self

@@ -22,7 +22,7 @@ def test_a_reload_changes_what_is_answered_on_connections_that_stay_open(tmp_pat
         assert client.read_response()
         assert client.received.endswith(b"changed")
         assert proxy.hello() == b"changed"
-        versions = [row["version"] for row in proxy.json("/workers?format=json")["workers"]]
+        versions = [row["version"] for row in proxy.worker_rows()]
         assert versions == [2, 2]
 
 
@@ -72,11 +72,11 @@ def test_a_worker_killed_in_the_middle_of_a_reload_ends_up_on_the_right_version(
         victim.suspend()  # it will not answer the Prepare
         proxy.configure(hello="second")
         proxy.process.signal(signal.SIGHUP)
-        wait_until(lambda: proxy.json("/workers?format=json")["workers"][1]["version"] == 1, 2.0)
+        wait_until(lambda: proxy.worker_rows()[1]["version"] == 1, 2.0)
         victim.kill()
         proxy.process.wait_output("version 2 is active", timeout_s=10.0)
         proxy.wait_workers(2, without={victim.pid})
-        wait_until(lambda: [row["version"] for row in proxy.json("/workers?format=json")["workers"]] == [2, 2], 10.0)
+        wait_until(lambda: [row["version"] for row in proxy.worker_rows()] == [2, 2], 10.0)
         assert {proxy.hello() for _ in range(10)} == {b"second"}
 
 
@@ -86,7 +86,7 @@ def test_what_one_worker_refuses_changes_nothing_on_any(tmp_path: Path) -> None:
         proxy.process.signal(signal.SIGHUP)
         proxy.process.wait_output(f"cluster {TELLTALE}: not on this worker")
         assert {proxy.hello() for _ in range(6)} == {b"hello"}
-        assert [row["version"] for row in proxy.json("/workers?format=json")["workers"]] == [1, 1]
+        assert [row["version"] for row in proxy.worker_rows()] == [1, 1]
         proxy.configure(hello="changed")
         proxy.process.signal(signal.SIGHUP)
         proxy.process.wait_output("version 3 is active")

@@ -65,7 +65,9 @@ def test_workers_that_do_not_come_up_end_the_start(tmp_path: Path) -> None:
     config.write_text(LISTENER.format(port=0))
     with Process([sys.executable, "-c", DYING_WORKERS, str(config)], env={"PYTHONPATH": str(ROOT)}) as process:
         assert process.wait(15.0) == 1
-        assert "workerproxy: the configuration cannot be served:\n" in process.output()
+        assert "worker 0 ended before it was ready: exit code 3\n" in process.output()
+        wanted = "workerproxy: the configuration cannot be served:\nit ended before it answered Prepare\n"
+        assert wanted in process.output()
 
 
 def test_without_an_admin_address_there_is_none_and_sigterm_ends_it(tmp_path: Path) -> None:
@@ -74,3 +76,11 @@ def test_without_an_admin_address_there_is_none_and_sigterm_ends_it(tmp_path: Pa
         process.popen.terminate()
         assert process.wait() == 0
         assert "admin address" not in process.output()
+
+
+def test_a_signal_while_it_starts_ends_it_quietly(tmp_path: Path) -> None:
+    with start(tmp_path, 0, "-l", "debug") as process:
+        process.wait_output("worker 0: empty -> started", timeout_s=15.0)
+        process.popen.terminate()
+        assert process.wait() == 0
+        assert "error" not in process.output()

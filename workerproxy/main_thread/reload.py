@@ -21,7 +21,13 @@ from workerproxy.config.errors import ConfigErrors
 from workerproxy.control import messages as m
 from workerproxy.main_thread.configuration import Configuration, ConfigVersion, RefusedConfig
 from workerproxy.main_thread.live_change import compare
-from workerproxy.main_thread.worker_slot import DRAINING, WorkerError, WorkerRefusedError, WorkerSlot
+from workerproxy.main_thread.worker_slot import (
+    DRAINING,
+    WorkerError,
+    WorkerRefusedError,
+    WorkerSlot,
+    WorkerTimeoutError,
+)
 
 if TYPE_CHECKING:
     from workerproxy.main_thread.dns import DnsClusters
@@ -172,11 +178,10 @@ class Reload:
         self._on_active(config, old)
         answers = await asyncio.gather(*(slot.commit(config) for slot in slots), return_exceptions=True)
         for slot, answer in zip(slots, answers, strict=True):
-            if isinstance(answer, WorkerError):
-                if slot.pid:
-                    _log.error("%s; it is replaced", answer)
-                    slot.kill()
-            elif answer is not None:
+            if isinstance(answer, WorkerTimeoutError):
+                _log.error("%s; it is replaced", answer)
+                slot.kill()
+            elif answer is not None and not isinstance(answer, WorkerError):
                 raise answer
 
     async def _abort(self, slots: list[WorkerSlot], config: ConfigVersion, errors: list[str]) -> ReloadResult:

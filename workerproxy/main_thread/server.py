@@ -173,10 +173,12 @@ class Server:
         first = asyncio.ensure_future(self.reloader.apply_first(self._bootstrap))
         stopped = asyncio.ensure_future(self.drain.stopped.wait())
         await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if not first.done():
+        if self.drain.state != drain.RUNNING:
+            await stopped
             first.cancel()
-            return self.drain.stopped.is_set()
+            await asyncio.gather(first, return_exceptions=True)
+            return True
+        stopped.cancel()
         result = first.result()
         if not result.ok:
             _say("\n".join(["the configuration cannot be served:", *result.errors]))
@@ -227,7 +229,11 @@ class Server:
     # --- what signals and admin pages ask for
 
     def drain_and_stop(self) -> None:
-        self.drain.ask()
+        """SIGTERM, SIGINT. While the first configuration is not served yet there is nothing to drain."""
+        if self.initialized:
+            self.drain.ask()
+        else:
+            self.drain.stop_at_once()
 
     def stop_at_once(self) -> None:
         self.drain.stop_at_once()

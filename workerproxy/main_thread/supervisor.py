@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, Final
 from workerproxy.control import messages as m
 from workerproxy.main_thread.stats import WatchdogStats
 from workerproxy.main_thread.worker_process import describe_status
-from workerproxy.main_thread.worker_slot import DRAINING, EMPTY, SERVING, SlotSettings, WorkerError, WorkerSlot
+from workerproxy.main_thread.worker_slot import (
+    DRAINING,
+    EMPTY,
+    SERVING,
+    SlotSettings,
+    WorkerError,
+    WorkerRefusedError,
+    WorkerSlot,
+    WorkerTimeoutError,
+)
 
 if TYPE_CHECKING:
     from workerproxy.control.board import BoardOwner
@@ -122,6 +131,9 @@ class Supervisor:
         if not self._restarting:
             _log.log(logging.INFO if status == 0 else logging.ERROR, "worker %d ended: %s", slot.worker_id, why)
             return
+        if self._configuration.active is None:
+            _log.error("worker %d ended before it was ready: %s", slot.worker_id, why)
+            return
         pause = slot.policy.pause_after(lifetime_s)
         self._stats.worker_restarts += 1
         _log.error(
@@ -138,22 +150,20 @@ class Supervisor:
         self.changed.set()
 
     async def _succeed(self, slot: WorkerSlot, pause_s: float) -> None:
-        """Start a successor and give it the active configuration. Without one, the first reload is still to come."""
+        """Start a successor and give it the active configuration."""
         await asyncio.sleep(pause_s)
         if not self._restarting or slot.state != EMPTY:
-            return
-        if self._configuration.active is None:
-            _log.error("worker %d ended before there was a configuration to serve", slot.worker_id)
             return
         try:
             slot.start()
             self._watch(slot)
             await self.bring_up_to_date(slot)
-        except (WorkerError, OSError) as error:
+        except OSError as error:
+            _log.error("worker %d cannot be started: %s", slot.worker_id, error)
+            self._spawn(self._succeed(slot, slot.policy.pause_after(0.0)))
+        except WorkerError as error:
             _log.error("the successor of worker %d is of no use: %s", slot.worker_id, error)
-            slot.kill()
-            if not slot.pid and slot.state == EMPTY and self._restarting:
-                self._spawn(self._succeed(slot, slot.policy.pause_after(0.0)))
+            slot.kill()  # its death brings the next one
         else:
             _log.info("worker %d (pid %d) serves version %d", slot.worker_id, slot.pid, slot.version)
 
@@ -172,10 +182,12 @@ class Supervisor:
     async def _catch_up(self, slot: WorkerSlot, pid: int) -> None:
         try:
             await self.bring_up_to_date(slot)
-        except WorkerError as error:
+        except (WorkerTimeoutError, WorkerRefusedError) as error:
             if slot.pid == pid:
                 _log.error("%s; it is replaced", error)
                 slot.kill()
+        except WorkerError as error:
+            _log.debug("%s", error)  # it has ended; its successor is brought up to date anyway
 
     # --- pulse
 
@@ -191,11 +203,12 @@ class Supervisor:
         both = (stats, self._all_watchdogs)
         try:
             await slot.ask(m.Heartbeat(), BIRTH_TIMEOUT_S)
-        except WorkerError as error:
-            if slot.pid == pid:
-                _log.error("%s; it is replaced", error)
-                slot.kill()
+        except WorkerTimeoutError as error:
+            _log.error("%s; it is replaced", error)
+            slot.kill()
             return
+        except WorkerError:
+            return  # it has ended, which is noticed elsewhere
         while slot.pid == pid:
             question = asyncio.ensure_future(slot.ask(m.Heartbeat(), 3600.0))
             done, _ = await asyncio.wait({question}, timeout=MISS_S)

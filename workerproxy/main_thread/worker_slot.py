@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from workerproxy.control import messages as m
-from workerproxy.control.channel import MAX_FDS
+from workerproxy.control.channel import MAX_FDS, ChannelClosedError
 from workerproxy.control.stats_segment import SEGMENT_BYTES
 from workerproxy.main_thread.restart_policy import RestartPolicy
 from workerproxy.main_thread.worker_process import WorkerProcess, describe_status
@@ -46,8 +46,8 @@ STARTING, PREPARING, COMMITTING, STOPPING, DYING, GIVING_UP = "start", "prepared
 TRANSITIONS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         STARTING: {EMPTY: STARTED},
-        PREPARING: {STARTED: PREPARED, PREPARED: PREPARED, SERVING: SERVING},
-        COMMITTING: {PREPARED: SERVING, SERVING: SERVING},
+        PREPARING: {STARTED: PREPARED, PREPARED: PREPARED, SERVING: SERVING, DRAINING: DRAINING},
+        COMMITTING: {PREPARED: SERVING, SERVING: SERVING, DRAINING: DRAINING},
         STOPPING: {STARTED: DRAINING, PREPARED: DRAINING, SERVING: DRAINING, DRAINING: DRAINING},
         DYING: {STARTED: EMPTY, PREPARED: EMPTY, SERVING: EMPTY, DRAINING: EMPTY},
         GIVING_UP: {EMPTY: ENDED, ENDED: ENDED},
@@ -57,6 +57,10 @@ TRANSITIONS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
 
 class WorkerError(Exception):
     """A worker did not do what it was asked; the text says which and why."""
+
+
+class WorkerTimeoutError(WorkerError):
+    """A worker that runs has not answered in time."""
 
 
 class WorkerRefusedError(WorkerError):
@@ -210,9 +214,9 @@ class WorkerSlot:
         try:
             return await asyncio.wait_for(self._process.channel.ask(message), timeout_s)
         except TimeoutError:
-            raise WorkerError(f"worker {self.worker_id} did not answer {what} within {timeout_s:g} s") from None
-        except Exception as error:
-            raise WorkerError(f"worker {self.worker_id}: {error}") from None
+            raise WorkerTimeoutError(f"worker {self.worker_id} did not answer {what} within {timeout_s:g} s") from None
+        except ChannelClosedError:
+            raise WorkerError(f"worker {self.worker_id}: it ended before it answered {what}") from None
 
     def _on_message(self, process: WorkerProcess, message: m.Message, request_id: int) -> None:
         if process is not self._process:
