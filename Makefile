@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 # pytest: how many processes, and further arguments (make test ARGS="-k codec -x")
-JOBS ?= auto
+JOBS ?= logical
 ARGS ?=
 
 .DEFAULT_GOAL := help
