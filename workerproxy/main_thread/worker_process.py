@@ -54,6 +54,7 @@ class WorkerProcess:
         self._loop = loop
         self._on_message = on_message
         self._on_exit = on_exit
+        self._ended: asyncio.Future[int] = loop.create_future()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._popen = _start([*command, str(theirs.fileno())], theirs.fileno())
@@ -77,6 +78,11 @@ class WorkerProcess:
         if self._popen.returncode is None:
             self._popen.send_signal(number)
 
+    async def describe_end(self, timeout_s: float) -> str:
+        """How it ended, waiting for it a little."""
+        await asyncio.wait({self._ended}, timeout=timeout_s)
+        return describe_status(self._ended.result()) if self._ended.done() else "it has closed its control pipe"
+
     def _deliver(self, message: Message, request_id: int) -> None:
         self._on_message(self, message, request_id)
 
@@ -89,6 +95,7 @@ class WorkerProcess:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self.channel.close()
+        self._ended.set_result(status)
         self._on_exit(self, status)
 
 

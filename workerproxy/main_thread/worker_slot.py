@@ -32,6 +32,7 @@ _log = logging.getLogger("workerproxy.main")
 
 PREPARE_TIMEOUT_S: Final = 30.0
 COMMIT_TIMEOUT_S: Final = 10.0
+END_TIMEOUT_S: Final = 1.0  # from the end of the pipe to the end of the process, as far as anybody waits for it
 
 # States, in the order of life.
 EMPTY: Final = "empty"  # no process: not started yet, or waiting for its restart
@@ -209,14 +210,16 @@ class WorkerSlot:
     async def ask(self, message: m.Message, timeout_s: float) -> m.Message:
         """The answer to a question. Raises ``WorkerError`` when the worker ends or takes longer."""
         what = type(message).__name__
-        if self._process is None:
+        process = self._process
+        if process is None:
             raise WorkerError(f"worker {self.worker_id} is not running")
         try:
-            return await asyncio.wait_for(self._process.channel.ask(message), timeout_s)
+            return await asyncio.wait_for(process.channel.ask(message), timeout_s)
         except TimeoutError:
             raise WorkerTimeoutError(f"worker {self.worker_id} did not answer {what} within {timeout_s:g} s") from None
         except ChannelClosedError:
-            raise WorkerError(f"worker {self.worker_id}: it ended before it answered {what}") from None
+            why = await process.describe_end(END_TIMEOUT_S)
+            raise WorkerError(f"worker {self.worker_id}: it ended before it answered {what}: {why}") from None
 
     def _on_message(self, process: WorkerProcess, message: m.Message, request_id: int) -> None:
         if process is not self._process:
