@@ -58,6 +58,8 @@ class Connection:
     __slots__ = (
         "_above_high",
         "_callbacks",
+        "_counted_read",
+        "_counted_written",
         "_high",
         "_linger",
         "_loop",
@@ -67,6 +69,7 @@ class Connection:
         "_reader_on",
         "_recv",
         "_send",
+        "_wait_for_fin",
         "_writer_on",
         "bytes_read",
         "bytes_written",
@@ -92,6 +95,8 @@ class Connection:
         self.out_size = 0  # bytes waiting for write-ready
         self.bytes_read = 0
         self.bytes_written = 0
+        self._counted_read = 0
+        self._counted_written = 0
         self._above_high = False
         self._read_disabled = 0
         self._reader_on = False
@@ -224,6 +229,8 @@ class Connection:
                         return
 
     def _enqueue(self, data: bytes | memoryview) -> None:
+        if not data:
+            return  # ``_on_writable`` would never be done with it
         if self._out is None:
             self._out = deque()
         self._out.append(data)
@@ -276,8 +283,8 @@ class Connection:
 
     def take_byte_counts(self) -> tuple[int, int]:
         """Bytes read and written since the last call."""
-        counts = self.bytes_read, self.bytes_written
-        self.bytes_read = self.bytes_written = 0
+        counts = self.bytes_read - self._counted_read, self.bytes_written - self._counted_written
+        self._counted_read, self._counted_written = self.bytes_read, self.bytes_written
         return counts
 
     @property
@@ -307,26 +314,30 @@ class Connection:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
             self.close()
 
-    def close_after_flush(self, linger: TimerQueue[Connection] | None) -> None:
+    def close_after_flush(self, linger: TimerQueue[Connection] | None, *, wait_for_fin: bool = True) -> None:
         """Write what is buffered, send FIN, wait for the peer's FIN, close; then ``callbacks.on_closed``.
 
-        ``linger`` bounds both waits (Envoy: delayed_close_timeout); None closes as soon as all is written.
+        ``linger`` bounds both waits (Envoy: delayed_close_timeout); None bounds none, and closes as soon as all is
+        written. So does ``wait_for_fin`` false, for a peer that has sent nothing which is not read.
         """
         if self.state != OPEN:
             return
         self.state = FLUSHING
         self._linger = linger
-        if linger is not None:
-            linger.set(self)
+        self._wait_for_fin = wait_for_fin and linger is not None
         if not self._out:
             self._linger_now()
-        elif self._read_disabled and linger is not None:
-            self._resume_for_linger()
+        elif linger is not None:
+            linger.set(self)
+            if self._read_disabled:
+                self._resume_for_linger()
 
     def _linger_now(self) -> None:
-        if self._linger is None or (self._read_disabled and not self._resume_for_linger()):
+        if self._linger is None or not self._wait_for_fin:
             self._finish()
             return
+        if self._read_disabled:
+            self._resume_for_linger()
         self.state = LINGERING
         try:
             self.sock.shutdown(socket.SHUT_WR)
@@ -335,12 +346,11 @@ class Connection:
             return
         self._linger.set(self)
 
-    def _resume_for_linger(self) -> bool:
+    def _resume_for_linger(self) -> None:
         self._read_disabled = 0
         if not self._reader_on:
             self._reader_on = True
             self._loop.add_reader(self.fd, self._on_readable)
-        return True
 
     def on_linger_timeout(self) -> None:
         """The peer did not close in time."""

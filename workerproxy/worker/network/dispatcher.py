@@ -8,6 +8,7 @@ cancelled, so setting and cancelling must be two dictionary operations, without 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from time import monotonic
@@ -15,8 +16,11 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+_log = logging.getLogger("workerproxy.dispatcher")
+
 # Two timers this close together expire in one tick; far below any timeout's resolution (milliseconds).
 _TICK_S = 0.001
+_QUEUES = 1024  # from so many on unused ones are dropped: clients may choose durations (x-envoy-upstream-rq-timeout-ms)
 
 
 class TimerQueue(Generic[T]):
@@ -25,7 +29,7 @@ class TimerQueue(Generic[T]):
     A target is in the queue at most once. ``duration_s`` is in seconds, above 0.
     """
 
-    __slots__ = ("_armed", "_callback", "_clock", "_deadlines", "_loop", "duration_s")
+    __slots__ = ("_callback", "_clock", "_deadlines", "_handle", "_loop", "duration_s")
 
     def __init__(
         self,
@@ -39,7 +43,7 @@ class TimerQueue(Generic[T]):
         self._clock = clock
         self._callback = callback
         self._deadlines: dict[T, float] = {}  # in order of deadline, since all durations are equal
-        self._armed = False
+        self._handle: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._deadlines)
@@ -50,9 +54,8 @@ class TimerQueue(Generic[T]):
         if target in deadlines:
             del deadlines[target]
         deadlines[target] = self._clock() + self.duration_s
-        if not self._armed:
-            self._armed = True
-            self._loop.call_later(self.duration_s, self._expire)
+        if self._handle is None:
+            self._handle = self._loop.call_later(self.duration_s, self._expire)
 
     def cancel(self, target: T) -> None:
         """Forget the timeout of ``target``; nothing happens when there is none."""
@@ -65,11 +68,20 @@ class TimerQueue(Generic[T]):
             target = next(iter(deadlines))
             deadline = deadlines[target]
             if deadline > now:
-                self._loop.call_later(deadline - now + _TICK_S, self._expire)
+                self._handle = self._loop.call_later(deadline - now + _TICK_S, self._expire)
                 return
             del deadlines[target]
-            self._callback(target)
-        self._armed = False
+            try:
+                self._callback(target)
+            except Exception:  # costs this target what its timeout would have done, and no other one its timeout
+                _log.exception("internal error in the timeout of %r", target)
+        self._handle = None
+
+    def disarm(self) -> None:
+        """Let go of the loop's timer. Only while the queue is empty; ``set`` starts it again."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
 
 class Dispatcher:
@@ -85,14 +97,25 @@ class Dispatcher:
         self.clock = clock
         self.new_socket = new_socket
         self._queues: dict[tuple[float, Callable[..., None]], TimerQueue[object]] = {}
+        self._most_queues = _QUEUES
 
     def timers(self, duration_s: float, callback: Callable[[T], None]) -> TimerQueue[T]:
-        """The queue of this duration and callback; the same pair gives the same queue, over reloads too."""
+        """The queue of this duration and callback; while it is in use the same pair gives the same queue."""
         key = (duration_s, callback)
         queue = self._queues.get(key)
         if queue is None:
+            if len(self._queues) >= self._most_queues:
+                self._drop_unused()
             queue = self._queues[key] = TimerQueue(self.loop, duration_s, callback, self.clock)  # type: ignore[arg-type]
         return queue  # type: ignore[return-value]
+
+    def _drop_unused(self) -> None:
+        """Forget empty queues; whoever still holds one may go on using it."""
+        for key, queue in list(self._queues.items()):
+            if not len(queue):
+                queue.disarm()
+                del self._queues[key]
+        self._most_queues = max(_QUEUES, 2 * len(self._queues))
 
     def post(self, callback: Callable[[], object]) -> None:
         """Run ``callback`` in the next turn of the loop."""
