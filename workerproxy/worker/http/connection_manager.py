@@ -264,8 +264,8 @@ class ConnectionManager:
         self._release_stream(stream)
         message = stream.message
         if self.close_after_response:
-            complete = stream.request_complete_time and stream.end_sent
-            self.connection.close_after_flush(None if complete else self.config.linger)
+            complete = stream.end_sent and stream.request_complete_time > 0
+            self.connection.close_after_flush(self.config.linger, wait_for_fin=not complete)
             return
         messages = self.codec.messages
         if messages and messages[0] is message:
