@@ -51,6 +51,7 @@ class ConnectionManager:
         "started",
         "stats",
         "stream",
+        "wire_marks",
     )
 
     def __init__(self, listener: HttpListener, sock: socket.socket, peer: str, local: str, connection_id: int) -> None:
@@ -76,6 +77,7 @@ class ConnectionManager:
         self._waiting_for_head = False
         self._duration: object = None
         self._read_ahead = False
+        self.wire_marks = (0, 0)  # the connection's byte counts where the last logged stream ended
 
     def __repr__(self) -> str:
         return f"<ConnectionManager {self.connection_id} {self.peer_address} {self.connection!r} {self.stream!r}>"
@@ -235,26 +237,30 @@ class ConnectionManager:
         if left > 0.001:
             return left
         self.stats.downstream_cx_idle_timeout += 1
-        self._close_gracefully()
+        self.start_drain()
         return 0.0
 
     def on_max_connection_duration(self) -> None:
         """``max_connection_duration`` is over."""
         self.stats.downstream_cx_max_duration_reached += 1
-        self.drain()
+        self.start_drain()
 
     def drain(self) -> None:
-        """Close now when idle; else the next response says so. One that has said nothing has ``drain_timeout`` left."""
-        if self.connection.state != OPEN or self.draining:
-            return
-        self.draining = True
+        """Close now when idle; else the next response says so."""
         if self.stream is None and not self.codec.messages:
             self._close_gracefully()
         else:
+            self.start_drain()
+
+    def start_drain(self) -> None:
+        """The next response says so; with none in ``drain_timeout`` the connection closes (Envoy: startDrainSequence)."""
+        if self.connection.state == OPEN and not self.draining:
+            self.draining = True
             self.dispatcher.call_later(self.config.drain_timeout_s, self._on_drain_timeout)
 
     def _on_drain_timeout(self) -> None:
-        if self.connection.state == OPEN and self.stream is None and not self.codec.messages:
+        self.close_after_response = True
+        if self.stream is None and not self.codec.messages:
             self._close_gracefully()
 
     # step 5's end

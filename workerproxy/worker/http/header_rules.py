@@ -131,7 +131,7 @@ class HeaderRules:
 
     def check(self, headers: RequestHeaders, stream: ActiveStream) -> Outcome | None:
         """What Envoy refuses or normalises before anything reads the path; an outcome ends the request."""
-        if not headers.authority:
+        if not headers.authority and stream.message.host_missing:
             return outcome.MISSING_HOST
         path = headers.path
         if path[:1] != b"/" and headers.method != b"CONNECT":
@@ -307,7 +307,7 @@ class HeaderRules:
     def apply_to_response(self, headers: ResponseHeaders, request: RequestHeaders | None) -> None:
         """The rare part: via and x-request-id. The connection manager does date, server and hop-by-hop itself."""
         settings = self._settings
-        if settings.always_set_request_id_in_response and request is not None:
+        if request is not None and (settings.always_set_request_id_in_response or b"x-envoy-force-trace" in request):
             request_id = request.get(b"x-request-id")
             if request_id is not None:
                 headers.replace(b"x-request-id", request_id)

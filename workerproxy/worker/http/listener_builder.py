@@ -108,6 +108,7 @@ class ListenerBuilder:
         idle_s = _duration(hcm, "stream_idle_timeout", DEFAULT_STREAM_IDLE_TIMEOUT_S)
         linger_s = _duration(hcm, "delayed_close_timeout", DEFAULT_DELAYED_CLOSE_S)
         proper_case = http1.header_key_format.HasField("proper_case_words")
+        chunked_field, no_body_field = encoder.framing_fields(proper_case=proper_case)
         return ConnectionManagerConfig(
             stat_prefix=hcm.stat_prefix,
             stats=self._context.stats.group(stats_prefix, ConnectionManagerStats),
@@ -133,7 +134,6 @@ class ListenerBuilder:
                 enable_trailers=http1.enable_trailers,
                 allow_chunked_length=http1.allow_chunked_length,
                 headers_with_underscores_action=common.headers_with_underscores_action,
-                count_head_bytes=bool(hcm.access_log),
             ),
             date=self._date,
             drain=self._drain,
@@ -145,6 +145,8 @@ class ListenerBuilder:
                 else hcm.stream_error_on_invalid_http_message.value
             ),
             encode_head_10=encoder.response_head_10_proper_case if proper_case else encoder.response_head_10,
+            chunked_field=chunked_field,
+            no_body_field=no_body_field,
             on_idle=_on_stream_idle,
             buffer_limit=buffer_limit,
             idle_timeout_s=idle_s or float("inf"),

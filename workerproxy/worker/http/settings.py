@@ -48,6 +48,8 @@ class ConnectionManagerConfig:
     drain: DrainState
     encode_head: Callable[[ResponseHeaders], bytes]
     encode_head_10: Callable[[ResponseHeaders], bytes]
+    chunked_field: bytes
+    no_body_field: bytes
     on_idle: Callable[[ConnectionManager], None]
     buffer_limit: int
     idle_timeout_s: float  # stream_idle_timeout

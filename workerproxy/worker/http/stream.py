@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from workerproxy.http import outcome
 from workerproxy.http.headers import RequestHeaders, ResponseHeaders
 from workerproxy.http.stream_info import StreamInfo
-from workerproxy.worker.http.codec.encoder import chunk, last_chunk
+from workerproxy.worker.http.codec.encoder import chunk, field_bytes, last_chunk
 from workerproxy.worker.http.codec.messages import LENGTH, NO_BODY
 from workerproxy.worker.http.filter_manager import FilterManager
 from workerproxy.worker.network.splice import Splice
@@ -66,6 +66,7 @@ class ActiveStream(StreamInfo):
 
     route: Route | None
     upstream_client: ActiveClient | None = None
+    upstream_marks: tuple[int, int] = (0, 0)  # the upstream connection's byte counts when it was ours
     routable: bool = True  # false: there is an empty x-forwarded-proto, which Envoy gives no route
 
     def __init__(
@@ -341,9 +342,9 @@ class ActiveStream(StreamInfo):
         if b"upgrade" in headers or b"proxy-connection" in headers:
             headers.remove(b"upgrade")
             headers.remove(b"proxy-connection")
-        if rules.response_extras:
+        if rules.response_extras or self.internal:
             rules.apply_to_response(headers, self.request_headers)
-        self._frame(headers, status, end_stream)
+        framing = self._framing(headers, status, end_stream)
         if not self.request_complete_time:
             manager.stats.downstream_rq_response_before_rq_complete += 1
             manager.close_after_response = True
@@ -357,25 +358,28 @@ class ActiveStream(StreamInfo):
         statuses = manager.listener.statuses
         statuses[status] = statuses.get(status, 0) + 1
         head = config.encode_head_10(headers) if self.protocol == "HTTP/1.0" else config.encode_head(headers)
-        self.response_head_bytes = len(head)
+        if framing is not None:
+            head = head[:-2] + framing
+        if config.access_logs:
+            self.response_head_bytes = field_bytes(head)
         if end_stream:
             self.connection.write(head)
             self._finish()
         else:
             self._head = head
 
-    def _frame(self, headers: ResponseHeaders, status: int, end_stream: bool) -> None:
-        """How the client will know where the body ends (RFC 9112 section 6.3)."""
+    def _framing(self, headers: ResponseHeaders, status: int, end_stream: bool) -> bytes | None:
+        """How the client will know where the body ends (RFC 9112 section 6.3): the field to add, if any."""
         if b"content-length" in headers or status < 200 or status == 204 or status == 304:
-            return
+            return None
         if end_stream and not self._head_request:
-            headers[b"content-length"] = b"0"
-        elif self.protocol == "HTTP/1.0":
+            return self.config.no_body_field
+        if self.protocol == "HTTP/1.0":
             if not end_stream:
                 self.manager.close_after_response = True
-        elif not end_stream or self._head_request:
-            headers[b"transfer-encoding"] = b"chunked"
-            self._chunked = not self._head_request
+            return None
+        self._chunked = not self._head_request
+        return self.config.chunked_field
 
     def send_data(self, chunks: list[bytes], end_stream: bool) -> None:
         """Part of the response body; takes over the list."""
@@ -536,6 +540,19 @@ class ActiveStream(StreamInfo):
         self.manager.close_after_response = True
         self.manager.on_stream_done(self)
 
+    def _count_wire_bytes(self, client: ActiveClient | None) -> None:
+        """What went over the two connections for this stream; for the access log."""
+        connection = self.connection
+        rx, tx = self.manager.wire_marks
+        sent = connection.bytes_written + connection.out_size
+        self.downstream_wire_bytes_received = connection.bytes_read - rx
+        self.downstream_wire_bytes_sent = sent - tx
+        self.manager.wire_marks = (connection.bytes_read, sent)
+        if client is not None:
+            rx, tx = self.upstream_marks
+            self.upstream_wire_bytes_received = client.connection.bytes_read - rx
+            self.upstream_wire_bytes_sent = client.connection.bytes_written - tx
+
     def destroy(self) -> None:
         """Let go of everything upstream and every timer; called once, by the connection manager."""
         self.destroyed = True
@@ -561,6 +578,7 @@ class ActiveStream(StreamInfo):
                 self.upstream_connect_end = client.connected_at
                 self.upstream_local_address = client.local_address
             headers = self.request_headers
+            self._count_wire_bytes(client)
             self.stream_id = (headers.get(b"x-request-id", b"") if headers is not None else b"").decode("latin-1")
             for logger in loggers:
                 logger.log(self)

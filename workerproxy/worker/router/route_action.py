@@ -52,6 +52,7 @@ def apply_action(route: Route, config: RouteAction) -> None:
         route.idle_timeout_s = seconds(config.idle_timeout)
     if config.max_stream_duration.HasField("max_stream_duration"):
         route.max_stream_duration_s = seconds(config.max_stream_duration.max_stream_duration)
+        route.timeout_s = 0.0  # the newer option replaces the older one (Envoy: usingNewTimeouts)
     route.priority = config.priority
     route.cluster_not_found_status = NOT_FOUND_STATUS[config.cluster_not_found_response_code]
     route.auto_host_rewrite = config.auto_host_rewrite.value

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from workerproxy.worker.router.stats import RouterStats
     from workerproxy.worker.upstream.cluster import Cluster
     from workerproxy.worker.upstream.cluster_manager import ClusterManager
-    from workerproxy.worker.upstream.host import Host
 
 _OVERLOADED: Final = ((b"x-envoy-overloaded", b"true"),)
 _EXPECTED_TIMEOUT: Final = b"x-envoy-expected-rq-timeout-ms"
@@ -169,6 +168,8 @@ class Router(StreamFilter):
         if route.auto_host_rewrite:
             route.rewrite_to_host(headers, host.hostname, config.add_envoy_headers)
         attempt = self._attempt = UpstreamRequest(self, host)
+        stream.upstream_host = host.text
+        stream.upstream_host_name = host.hostname
         attempt.start(end_stream)
         if end_stream and self._attempt is attempt:
             self._on_request_complete()
@@ -267,17 +268,15 @@ class Router(StreamFilter):
         """The attempt has a connection."""
         client = attempt.client
         stream = self.stream
-        self.set_host(attempt.host)
         if client is not None:
             stream.upstream_connection_id = client.connection_id
             stream.upstream_client = client
         if self._duration_timers is not None:
             self._duration_timers.set(self)
 
-    def set_host(self, host: Host) -> None:
-        """The access log names the host once a connection to it was there, or was tried."""
-        self.stream.upstream_host = host.text
-        self.stream.upstream_host_name = host.hostname
+    def forget_host(self) -> None:
+        """A limit refused the request before it came near the host: the access log names none."""
+        self.stream.upstream_host = self.stream.upstream_host_name = ""
 
     def on_upstream_1xx(self, headers: ResponseHeaders) -> None:
         self.stream.encode_1xx_headers(headers)
@@ -291,7 +290,8 @@ class Router(StreamFilter):
         headers = message.headers
         status = headers.status
         stream.upstream_first_rx = now
-        stream.upstream_header_bytes_received = message.head_bytes
+        if message.head_bytes:
+            stream.upstream_header_bytes_received = message.head_bytes
         if stream.request_complete_time and config.add_envoy_headers:
             headers[b"x-envoy-upstream-service-time"] = b"%d" % ((now - stream.request_complete_time) * 1000)
         cluster = self._cluster

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from workerproxy.http import outcome
-from workerproxy.worker.http.codec.encoder import chunk, last_chunk
-from workerproxy.worker.http.codec.messages import LENGTH, UNTIL_CLOSE
+from workerproxy.worker.http.codec.encoder import chunk, field_bytes, last_chunk
+from workerproxy.worker.http.codec.messages import LENGTH, NO_BODY, UNTIL_CLOSE
 from workerproxy.worker.network.splice import Splice
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class UpstreamRequest:
         "_chunked",
         "_end_stream",
         "_head_pending",
+        "_headers_only",
         "_splice",
         "_trailers",
         "awaiting_headers",
@@ -56,6 +57,7 @@ class UpstreamRequest:
         self._head_pending = True
         self._chunked = False
         self._end_stream = False
+        self._headers_only = False
         self._body: list[bytes] | None = None  # what waits for the pool
         self._trailers: HeaderMap | None = None
         self._splice: Splice | None = None
@@ -68,7 +70,7 @@ class UpstreamRequest:
 
     def start(self, end_stream: bool) -> None:
         """Ask the host's pool for a connection. ``end_stream``: the request has neither body nor trailers."""
-        self._end_stream = end_stream
+        self._headers_only = self._end_stream = end_stream
         self.host.pool.new_stream(self)
 
     def on_pool_ready(self, client: ActiveClient) -> None:
@@ -77,15 +79,19 @@ class UpstreamRequest:
         router = self.router
         router.on_connected(self)
         headers = router.headers
-        if b"content-length" not in headers:
-            if not self._end_stream or self._body or self._trailers is not None:
-                self._chunked = True
-                headers[b"transfer-encoding"] = b"chunked"
-            elif headers.method not in _NO_BODY_EXPECTED:
-                headers[b"content-length"] = b"0"
         client.codec.expect(headers.method)
-        head = client.pool.cluster.encode_head(headers)
-        router.stream.upstream_header_bytes_sent = len(head)
+        cluster = client.pool.cluster
+        head = cluster.encode_head(headers)
+        if b"content-length" not in headers:
+            if not self._headers_only:
+                self._chunked = True
+                head = head[:-2] + cluster.chunked_field
+            elif headers.method not in _NO_BODY_EXPECTED:
+                head = head[:-2] + cluster.no_body_field
+        stream = router.stream
+        if stream.config.access_logs:
+            stream.upstream_header_bytes_sent = field_bytes(head)
+            stream.upstream_marks = (client.connection.bytes_read, client.connection.bytes_written)
         self._head_pending = False
         body = self._body
         if body is None and self._trailers is None:
@@ -93,7 +99,7 @@ class UpstreamRequest:
         else:
             self._body = None
             self._write([head], body or [], self._end_stream)
-        if self.paused_downstream and not client.connection.above_high:
+        if self.paused_downstream and self.client is client and not client.connection.above_high:
             self.on_below_low()
 
     def encode_data(self, chunks: list[bytes], end_stream: bool) -> None:
@@ -164,7 +170,7 @@ class UpstreamRequest:
                         return
                     continue
                 self.awaiting_headers = False
-                end_stream = message.complete and not message.body and message.trailers is None
+                end_stream = message.complete and message.body_kind == NO_BODY
                 if end_stream:
                     messages.popleft()
                     self._complete(message, now)
@@ -265,8 +271,8 @@ class UpstreamRequest:
     def on_pool_failure(self, reason: ResetReason, transport_failure: str) -> None:
         """No connection: refused, timed out, or a limit was reached."""
         self.router.stream.upstream_transport_failure_reason = transport_failure
-        if reason is not outcome.OVERFLOW:
-            self.router.set_host(self.host)
+        if reason is outcome.OVERFLOW:
+            self.router.forget_host()
         self.on_reset(reason, transport_failure)
 
     def on_reset(self, reason: ResetReason, transport_failure: str) -> None:
@@ -289,7 +295,6 @@ class UpstreamRequest:
                 self.host.pool.cancel(self)
             return
         self.client = None
-        client.pool.cluster.stats.upstream_rq_tx_reset += 1
         client.pool.on_client_failed(client, local=True)
         client.request_done(False)
 

@@ -88,6 +88,7 @@ class Cluster:
         self.dispatcher = dispatcher
         self.stats = stats
         self.codes = codes
+        self.chunked_field, self.no_body_field = encoder.framing_fields(proper_case=settings.proper_case)
         self.encode_head = encoder.request_head_proper_case if settings.proper_case else encoder.request_head
         self.breakers = breakers
         self._breaker_stats = breaker_stats

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from workerproxy.http.headers import ResponseHeaders
 from workerproxy.worker.http.codec import connection_field
-from workerproxy.worker.http.codec.connection_field import PLAIN
+from workerproxy.worker.http.codec.connection_field import KEEP_ALIVE, PLAIN
 from workerproxy.worker.http.codec.errors import (
     CODEC_ERROR,
     CONTENT_LENGTH_NOT_ALLOWED,
@@ -32,18 +32,10 @@ from workerproxy.worker.http.codec.errors import (
     UNASKED_UPGRADE,
     Refused,
 )
+from workerproxy.worker.http.codec.field_lines import Unusual
 from workerproxy.worker.http.codec.field_names import JOINED_IN_RESPONSES
 from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, ResponseMessage
-from workerproxy.worker.http.codec.reader import (
-    CONTROL,
-    END_OF_HEAD,
-    IGNORING,
-    PARSING,
-    RAW,
-    STALE,
-    Reader,
-    closed,
-)
+from workerproxy.worker.http.codec.reader import CONTROL, END_OF_HEAD, IGNORING, LENGTH_BODY, RAW, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,43 +45,45 @@ if TYPE_CHECKING:
 _FIRST_BYTE: Final = ord("H")
 _CR_LF: Final = b"\r\n"
 _HTTP_11: Final = b"HTTP/1.1 "
-_COMMON: Final = b"HTTP/1.1 200 OK\r\n"
+_SHORTEST: Final = len(b"HTTP/1.1 200\r\n\r\n")
+_MAX_STATUSES: Final = 256
+_MAX_STATUS_LENGTH: Final = 64  # bytes
 
 
 class ClientCodec(Reader[ResponseMessage]):
     """Reads responses. ``feed`` and ``eof`` never raise; a fault becomes the ``error`` of a message."""
 
-    __slots__ = ("_awaiting", "_connect", "_counts_head", "_cut", "_get_status", "_head", "_tail")
+    __slots__ = ("_awaiting", "_connect", "_cut", "_get_status", "_head", "_statuses", "_tail")
 
     _parser_type = HttpResponseParser
-    _counts_head: bool
+    _statuses: dict[bytes, int]
     _get_status: Callable[[], int]
     # per request
     _awaiting: bool  # a request was written and its final response is not complete
     _head: bool  # it was a HEAD request
     _connect: bool
-    # per read
+    # per read, by callbacks
     _cut: bool  # llhttp was stopped at the end of a head, for it would look for a body
     _tail: bytes  # the last bytes of earlier reads of this message, at most 4
 
     def __init__(self, settings: CodecSettings) -> None:
         self._awaiting = self._head = self._connect = self._cut = False
         self._tail = b""
-        self._counts_head = settings.count_head_bytes
+        self._statuses = settings.statuses
         super().__init__(settings, JOINED_IN_RESPONSES)
 
-    def _new_parser(self) -> None:
+    def _new_parser(self) -> Callable[[bytes], None]:
         parser = HttpResponseParser(self)
         if self._settings.allow_chunked_length:
             parser.set_dangerous_leniencies(lenient_chunked_length=True)
-        self._execute = parser.feed_data
         self._get_status = parser.get_status_code
         self._should_keep_alive = parser.should_keep_alive
-        self._state = PARSING
+        self._execute = execute = parser.feed_data
+        return execute
 
-    def _let_go(self) -> None:
-        super()._let_go()
-        self._get_status = closed
+    def close(self) -> None:
+        super().close()
+        self._get_status = int
 
     def _blank(self, message: ResponseMessage | None = None) -> ResponseMessage:
         if message is None:
@@ -117,7 +111,84 @@ class ClientCodec(Reader[ResponseMessage]):
 
     def feed(self, data: bytes) -> None:
         """Read ``data``, of any size and cut anywhere. Updates ``messages``; ignored once the codec has ``failed``."""
-        if self._state and data:
+        if (
+            not self._bulk
+            or self._state
+            or self._in_head
+            or self._message is not None
+            or not self._awaiting
+            or self._head
+            or self._connect
+        ):
+            self._feed_by_callbacks(data)
+            return
+        # Here one response with a known length is read in bulk; all else is by callbacks.
+        end = data.find(END_OF_HEAD) + 4
+        if not _SHORTEST <= end <= self._max_bytes:
+            self._feed_by_callbacks(data)
+            return
+        lines = data[:end].split(b"\n")
+        count = len(lines) - 3  # the status line, the empty line, and what follows it: nothing
+        try:
+            (self._validate or self._new_validator())(data)
+            headers = ResponseHeaders(map(self._pair, lines[1:-2]))
+            length = int(headers[b"content-length"])
+            status = self._statuses.get(lines[0]) or self._learn_status(lines[0])
+        except (HttpParserError, HttpParserUpgrade, Unusual, KeyError, ValueError):
+            self._feed_unusual(data)
+            return
+        missing = length - len(data) + end
+        if missing < 0 or len(headers) != count or count > self._max_count:
+            self._feed_unusual(data)
+            return
+        headers.status = status
+        connection = headers.get(b"connection")
+        # As ``_blank``, but here and one by one: a function would cost as much again.
+        message = ResponseMessage()
+        message.headers = headers
+        message.version = 11
+        message.keep_alive = keep_alive = connection is None or connection in KEEP_ALIVE
+        message.headers_complete = True
+        message.content_length = length
+        message.body_remaining = missing
+        message.trailers = None
+        message.head_bytes = end - len(lines[0]) - 3 - count
+        message.error = None
+        if length:
+            message.body_kind = LENGTH
+            message.body = [data[end:]] if missing != length else []
+        else:
+            message.body_kind = NO_BODY
+            message.body = []
+        self.messages.append(message)
+        if missing:
+            message.complete = False
+            self._message = message
+            self._state = LENGTH_BODY
+            self._validate = None  # it waits for the body
+        else:
+            message.complete = True
+            self._awaiting = False
+            if not keep_alive:
+                self._state = IGNORING
+
+    def _learn_status(self, line: bytes) -> int:
+        """The code of an HTTP/1.1 status line that llhttp has taken, for a response that may have a body."""
+        status = int(line[9:12])
+        if not line.startswith(_HTTP_11) or status < 200 or status in (204, 304) or CONTROL.search(line[:-1]):
+            raise Unusual
+        if len(self._statuses) < _MAX_STATUSES and len(line) <= _MAX_STATUS_LENGTH:
+            self._statuses[line] = status
+        return status
+
+    def _feed_unusual(self, data: bytes) -> None:
+        """The response is not to be read in bulk; the next one may be, once one was that could have been."""
+        self._bulk = False
+        self._validate = None
+        self._feed_by_callbacks(data)
+
+    def _feed_by_callbacks(self, data: bytes) -> None:
+        if self._state:
             data = self._feed_past(data)
         while data:
             if self._message is None and not self._in_head:
@@ -131,7 +202,7 @@ class ClientCodec(Reader[ResponseMessage]):
             self._data = data
             self._fresh = self._message is None and not self._in_head
             try:
-                self._execute(data)
+                (self._execute or self._new_parser())(data)
             except HttpParserError as cause:
                 if self._cut:
                     data = self._after_cut(data)
@@ -174,26 +245,14 @@ class ClientCodec(Reader[ResponseMessage]):
 
     def on_headers_complete(self) -> None:
         fields = self._fields
-        data = self._data
-        if len(data) > self._room or len(fields) > self._max_count:
-            self._check_head()
-        # As ``_blank``, but here and one by one: a function would cost as much again.
-        message = self._unfinished or ResponseMessage()
+        self._check_head()
+        message = self._blank(self._unfinished)
         headers = message.headers = ResponseHeaders(fields)
-        message.version = 11
-        message.keep_alive = True
-        message.body_kind = NO_BODY
-        message.content_length = 0
-        message.body_remaining = 0
-        message.body = []
-        message.trailers = None
-        message.error = None
+        message.head_bytes = self._count_head()
         if self._more is not None:
             self._take_more(headers)
         status = headers.status = self._get_status()
-        if not (self._fresh and data.startswith(_COMMON)):
-            self._check_status_line(message)
-        message.head_bytes = self._count_head(headers.more) if self._counts_head else 0
+        self._check_status_line(message)
         if self._head or status < 200 or status == 204 or status == 304:
             self._without_body(message, status)
         if self._connect and 200 <= status < 300:
@@ -201,10 +260,7 @@ class ClientCodec(Reader[ResponseMessage]):
 
         # RFC 9112 section 6.3. llhttp has refused bad and repeated lengths.
         if b"content-length" in fields:
-            length = int(fields[b"content-length"])
-            if length:
-                message.body_kind = LENGTH
-                message.content_length = message.body_remaining = length
+            self._take_length(message, fields[b"content-length"])
         elif status != 204 and status != 304:
             message.body_kind = UNTIL_CLOSE
         if b"transfer-encoding" in fields:
@@ -213,21 +269,8 @@ class ClientCodec(Reader[ResponseMessage]):
             self._consider_connection(message)
         if not self._should_keep_alive():
             message.keep_alive = False
+        self._bulk = message.body_kind == LENGTH and self._settings.bulk
         self._head_done(message)
-
-    def _head_done(self, message: ResponseMessage) -> None:
-        """Everything about the head is decided; the consumer may see it."""
-        message.headers_complete = True
-        self._in_head = self._fresh = False
-        if self._unfinished is None:
-            self.messages.append(message)
-        else:
-            self._forget_unfinished()
-        if message.body_kind:
-            message.complete = False
-            self._message = message
-        else:
-            self._complete(message)
 
     def on_message_complete(self) -> None:
         message = self._message
@@ -285,15 +328,13 @@ class ClientCodec(Reader[ResponseMessage]):
     def _after_cut(self, data: bytes) -> bytes:
         """llhttp was stopped at the end of a head in ``data``. Gives what is to be parsed next."""
         self._cut = False
+        self._execute = None
         rest = data[self._head_end(data) :]
         if self.messages[-1].headers.status < 200:
             self._awaiting = True
-            self._new_parser()
             return rest
-        if not self._state:
-            self._state = STALE
-            if rest:
-                self._surplus()
+        if rest and not self._state:
+            self._surplus()
         return b""
 
     # where a message ends

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from workerproxy.http.headers import HeaderMap, RequestHeaders
 
 # Values that name no field to be removed: nearly every Connection field there is.
-PLAIN: Final = frozenset(
-    {b"keep-alive", b"Keep-Alive", b"Keep-alive", b"close", b"Close", b"keep-alive, close", b"close, keep-alive"}
-)
+KEEP_ALIVE: Final = frozenset({b"keep-alive", b"Keep-Alive", b"Keep-alive"})
+PLAIN: Final = KEEP_ALIVE | {b"close", b"Close", b"keep-alive, close", b"close, keep-alive"}
 _OPTIONS: Final = frozenset({b"close", b"http2-settings", b"keep-alive", b"upgrade"})
 # Their removal would hide where a request came from, so nobody may ask for it.
 _PROTECTED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})

@@ -60,6 +60,22 @@ def response_head_10_proper_case(headers: ResponseHeaders) -> bytes:
     return _lines([STATUS_LINES_10[headers.status], *_proper_case(headers.pairs()), _END])
 
 
+def framing_fields(*, proper_case: bool) -> tuple[bytes, bytes]:
+    """The last lines of a head, to take the place of its empty line: a chunked body follows; no body follows.
+
+    So the field says what is on the wire without being one of the message's headers, as in Envoy.
+    """
+    fields = b"transfer-encoding: chunked\r\n\r\n", b"content-length: 0\r\n\r\n"
+    if not proper_case:
+        return fields
+    return b"Transfer-Encoding: chunked\r\n\r\n", b"Content-Length: 0\r\n\r\n"
+
+
+def field_bytes(head: bytes) -> int:
+    """Size of a head's fields as Envoy's header byte counters have it: no start line, one line end less."""
+    return len(head) - head.index(b"\n") - 3
+
+
 def chunk(data: bytes) -> bytes:
     """One chunk (RFC 9112 section 7.1). ``data`` is not empty: an empty chunk would be the last one."""
     return b"%x\r\n%b\r\n" % (len(data), data)

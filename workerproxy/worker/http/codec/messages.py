@@ -47,6 +47,7 @@ class RequestMessage:
         "head_bytes",
         "headers",
         "headers_complete",
+        "host_missing",
         "keep_alive",
         "trailers",
         "upgrade",
@@ -57,6 +58,7 @@ class RequestMessage:
     version: int  # 11 for HTTP/1.1; 10 for whatever else, as in Envoy
     keep_alive: bool  # what the peer allows: version and Connection tokens (RFC 9112 section 9.3)
     headers_complete: bool
+    host_missing: bool  # there is no Host field at all; an empty one is allowed (RFC 9112 section 3.2)
     body_kind: int  # NO_BODY, LENGTH, CHUNKED or UNTIL_CLOSE
     content_length: int  # of LENGTH, else 0
     body_remaining: int  # of LENGTH: bytes not received yet

@@ -2,17 +2,25 @@
 
 Theory. A connection's bytes are read by llhttp, except where llhttp could only copy them or would be wrong:
 
-    state     who reads                   left when
-    --------  --------------------------  -----------------------------------------------------------------
-    PARSING   llhttp                      a read ends inside a body of known length   -> LENGTH_BODY
-                                          a read ends inside a body without end       -> RAW
-                                          an upgrade or CONNECT request               -> RAW (the tunnel)
-                                          a message that ends the connection, a fault -> IGNORING
-    LENGTH_BODY  nobody: the bytes fed    its last byte                               -> STALE, or IGNORING
-              are the body (RFC 9112 6.2)
-    RAW       nobody                      never; the peer closes
-    STALE     nothing came yet            the next byte: a new llhttp                 -> PARSING
-    IGNORING  nobody: bytes are dropped   never (RFC 9112 section 9.6)
+    state        who reads                    left when
+    -----------  ---------------------------  ----------------------------------------------------------------
+    PARSING      llhttp                       a read ends inside a body of known length   -> LENGTH_BODY
+                                              a read ends inside a body without end       -> RAW
+                                              an upgrade or CONNECT request               -> RAW (the tunnel)
+                                              a message that ends the connection, a fault -> IGNORING
+    LENGTH_BODY  nobody: the bytes fed are    its last byte                               -> PARSING, or IGNORING
+                 the body (RFC 9112 6.2)
+    RAW          nobody                       never; the peer closes
+    IGNORING     nobody: bytes are dropped    never (RFC 9112 section 9.6)
+
+In PARSING a message is read in one of two ways, which give the same message:
+
+    in bulk       The read begins with a message and has its whole head. A llhttp without callbacks says whether the
+                  bytes are valid; the fields are then looked up line by line (``field_lines``). This is how nearly all
+                  messages are read, at half the cost.
+    by callbacks  All else, and whatever is unusual: llhttp tells field by field, and the rules stand in the callbacks.
+
+A llhttp that did not see the end of a message is thrown away; the next message gets a new one.
 
 llhttp runs in its strict mode always; its only leniency, content-length beside chunked, is ``allow_chunked_length``.
 It sets no limits and keeps a field's bytes until the field is complete, so limits are kept on bytes fed: a head or a
@@ -27,7 +35,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, NoReturn, TypeVar
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade
 
@@ -59,22 +67,30 @@ if TYPE_CHECKING:
 PARSING: Final = 0
 LENGTH_BODY: Final = 1
 RAW: Final = 2
-STALE: Final = 3
-IGNORING: Final = 4
+IGNORING: Final = 3
 
-CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 END_OF_HEAD: Final = b"\r\n\r\n"
+# What may not stand in a head; CR and LF are told apart by llhttp.
+CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 MessageT = TypeVar("MessageT", RequestMessage, ResponseMessage)
+
+
+class Silent:
+    """A protocol of llhttp that wants to know nothing."""
+
+    on_message_begin = on_url = on_status = on_header = on_headers_complete = on_body = on_message_complete = None
+    on_chunk_header = on_chunk_complete = None
 
 
 class Reader(Generic[MessageT]):
     """One direction of one connection. ``messages``: as ``messages.py`` says. ``failed``: no later byte is read.
 
-    Call ``close`` when the connection is gone: parser and codec hold each other.
+    Call ``close`` when the connection is gone: parser and codec may hold each other.
     """
 
     __slots__ = (
+        "_bulk",
         "_data",
         "_error",
         "_execute",
@@ -87,6 +103,7 @@ class Reader(Generic[MessageT]):
         "_message",
         "_more",
         "_names",
+        "_pair",
         "_pieces",
         "_room",
         "_settings",
@@ -94,6 +111,7 @@ class Reader(Generic[MessageT]):
         "_silent",
         "_state",
         "_unfinished",
+        "_validate",
         "failed",
         "messages",
     )
@@ -104,13 +122,16 @@ class Reader(Generic[MessageT]):
     failed: bool
     _settings: CodecSettings
     _names: dict[bytes, bytes]
+    _pair: Callable[[bytes], Pair]
     _joined: frozenset[bytes]
     _max_bytes: int
     _max_count: int
-    _execute: Callable[[bytes], None]
-    _should_keep_alive: Callable[[], bool]
     _state: int
-    # per message
+    _bulk: bool  # the next message may be read in bulk
+    _validate: Callable[[bytes], None] | None  # llhttp without callbacks, at the end of a message
+    _execute: Callable[[bytes], None] | None  # llhttp with callbacks
+    _should_keep_alive: Callable[[], bool]
+    # per message, by callbacks
     _in_head: bool  # its first byte was read, its head is not complete
     _unfinished: MessageT | None  # the message of a head that goes over several reads: it is in ``messages`` already
     _message: MessageT | None  # the one whose body is coming
@@ -118,7 +139,7 @@ class Reader(Generic[MessageT]):
     _more: list[Pair] | None  # the further values of repeated fields that are not joined
     _error: CodecError | None  # why a callback raised Refused
     _silent: int  # bytes fed inside a chunked body since the last body byte; -1: this read had body bytes
-    # per read
+    # per read, by callbacks
     _data: bytes
     _fresh: bool  # _data begins with the message being read
     _pieces: list[bytes]  # the unfinished head's bytes of earlier reads
@@ -129,9 +150,13 @@ class Reader(Generic[MessageT]):
         self.failed = False
         self._settings = settings
         self._names = settings.names
+        self._pair = settings.lines.__getitem__
         self._joined = joined
         self._max_bytes = settings.max_headers_kb * 1024
         self._max_count = settings.max_headers_count
+        self._state = PARSING
+        self._bulk = settings.bulk
+        self._validate = self._execute = None
         self._in_head = False
         self._unfinished = None
         self._message = None
@@ -143,14 +168,17 @@ class Reader(Generic[MessageT]):
         self._fresh = True
         self._pieces = []
         self._room = self._max_bytes
-        self._new_parser()
 
     def __repr__(self) -> str:
-        state = ("parsing", "length body", "raw", "stale", "ignoring")[self._state]
+        state = ("parsing", "length body", "raw", "ignoring")[self._state]
         return f"<{type(self).__name__} {state}{' failed' if self.failed else ''} {self._message!r}>"
 
-    def _new_parser(self) -> None:
-        """Make a fresh llhttp and read with it."""
+    def _new_validator(self) -> Callable[[bytes], None]:
+        self._validate = validate = self._parser_type(Silent).feed_data
+        return validate
+
+    def _new_parser(self) -> Callable[[bytes], None]:
+        """Make a fresh llhttp with callbacks and give what feeds it."""
         raise NotImplementedError
 
     def _blank(self, message: MessageT | None = None) -> MessageT:
@@ -160,30 +188,27 @@ class Reader(Generic[MessageT]):
     def close(self) -> None:
         """The connection is gone: read nothing more, let go of the parser."""
         self._state = IGNORING
-        self._in_head = False
+        self._in_head = self._bulk = False
         self._message = None
         self._fields = {}
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self._execute = self._should_keep_alive = closed
+        self._validate = self._execute = None
+        self._should_keep_alive = bool
 
     # parser callbacks, in the order of a message
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # The hottest function of the program: ten calls a request. RFC 9110 section 5.1: names ignore case.
-        # RFC 9112 section 5.1: whitespace around the value is no part of it; llhttp leaves what trails.
+        # RFC 9110 section 5.1: names ignore case. RFC 9112 section 5.1: whitespace around the value is no part of it;
+        # llhttp leaves what trails.
         try:
             key = self._names[name]
         except KeyError:
             key = self._learn(name)
             if not key:
                 return
-        fields = self._fields
-        if key in fields:
+        if key in self._fields:
             self._repeat(key, value.strip())
         else:
-            fields[key] = value.strip()
+            self._fields[key] = value.strip()
 
     def _learn(self, name: bytes) -> bytes:
         """The lower-case name of a spelling not met before; blank: leave the field out."""
@@ -195,22 +220,12 @@ class Reader(Generic[MessageT]):
 
     def _repeat(self, key: bytes, value: bytes) -> None:
         """A field that is there already: join it or keep it apart, as Envoy does."""
-        if key in self._joined and not self._in_trailers():
+        if key in self._joined and self._message is None:  # trailers are not joined
             self._fields[key] += b"," + value
         elif self._more is None:
             self._more = [(key, value)]
         else:
             self._more.append((key, value))
-
-    def _header_map(self) -> HeaderMap:
-        """The fields read so far as a map."""
-        fields = HeaderMap(self._fields)
-        if self._more is not None:
-            fields.more = self._more
-        return fields
-
-    def _in_trailers(self) -> bool:
-        return self._message is not None
 
     def on_body(self, data: bytes) -> None:
         message = self._message
@@ -222,7 +237,41 @@ class Reader(Generic[MessageT]):
         else:
             self._silent = -1
 
-    # framing
+    def _complete(self, message: MessageT) -> None:
+        """The last byte of ``message`` was received."""
+        message.complete = True
+        self._message = None
+        if not message.keep_alive:
+            self._state = IGNORING
+
+    # heads and framing
+
+    def _head_done(self, message: MessageT) -> None:
+        """Everything about the head is decided; the consumer may see it."""
+        message.headers_complete = True
+        self._in_head = self._fresh = False
+        if self._unfinished is None:
+            self.messages.append(message)
+        else:
+            self._unfinished = None
+            self._pieces = []
+            self._room = self._max_bytes
+        if message.body_kind:
+            self._message = message
+        else:
+            self._complete(message)
+
+    def _take_more(self, headers: HeaderMap) -> None:
+        """Repeated fields count too; ``headers`` get them."""
+        headers.more = self._more
+        self._more = None
+
+    def _take_length(self, message: MessageT, value: bytes) -> None:
+        """RFC 9112 section 6.2. llhttp took it for one number of digits."""
+        length = int(value)
+        if length:
+            message.body_kind = LENGTH
+            message.content_length = message.body_remaining = length
 
     def _take_coding(self, message: MessageT, value: bytes) -> None:
         """Transfer-Encoding is one ``chunked`` and nothing else (RFC 9112 section 6.1, and Envoy)."""
@@ -238,36 +287,30 @@ class Reader(Generic[MessageT]):
         message.content_length = message.body_remaining = 0
         self._silent = -1
         self._fields = {}
-        self._more = None
 
     def _end_trailers(self, message: MessageT) -> None:
         """The last chunk and its trailer section are there; ``_fields`` are the trailers."""
         if self._fields:
-            trailers = self._header_map()
+            trailers = HeaderMap(self._fields)
+            if self._more is not None:
+                self._take_more(trailers)
             if sum(len(name) + len(value) + 4 for name, value in trailers.pairs()) + 2 > self._max_bytes:
                 self._stop(HEADERS_TOO_LARGE)
             if self._settings.enable_trailers:
                 if len(trailers) + len(trailers.more or ()) > self._max_count:
                     self._stop(TOO_MANY_HEADERS)
                 message.trailers = trailers
-            self._more = None
         if message.keep_alive and not self._should_keep_alive():
             message.keep_alive = False  # a Connection field among the trailers: llhttp reads no further
 
     # limits
 
     def _check_head(self) -> None:
-        """The complete head against its limits. Called only when one may be exceeded."""
+        """The complete head against its limits."""
         if len(self._data) > self._room and self._head_size() > self._max_bytes:
             self._stop(HEADERS_TOO_LARGE)
         if len(self._fields) + len(self._more or ()) > self._max_count:
             self._stop(TOO_MANY_HEADERS)
-
-    def _take_more(self, headers: HeaderMap) -> None:
-        """Some fields are repeated: they count, and ``headers`` get them."""
-        self._check_head()
-        headers.more = self._more
-        self._more = None
 
     def _head_size(self) -> int:
         """Bytes of the head on the wire, from its first byte to the empty line's LF.
@@ -282,21 +325,11 @@ class Reader(Generic[MessageT]):
         """The bytes the head is in, and what came with it."""
         return b"".join([*self._pieces, self._data])
 
-    def _count_head(self, more: list[Pair] | None) -> int:
+    def _count_head(self) -> int:
         """Name, colon, value, CRLF of each field: what Envoy calls header bytes received (3 when there is none)."""
-        fields = self._fields
-        size = len(b"".join(fields)) + len(b"".join(fields.values())) + 3 * len(fields)
-        if more is not None:
-            size += sum(len(name) + len(value) + 3 for name, value in more)
-        return size or 3
+        return sum(len(name) + len(value) + 3 for name, value in [*self._fields.items(), *(self._more or ())]) or 3
 
     # between reads
-
-    def _forget_unfinished(self) -> None:
-        """The head that went over several reads is complete."""
-        self._unfinished = None
-        self._pieces = []
-        self._room = self._max_bytes
 
     def _suspend(self, data: bytes) -> None:
         """A read ended inside a message: decide who reads on, and keep the limits."""
@@ -305,6 +338,7 @@ class Reader(Generic[MessageT]):
             self._keep_head(data)
         elif message.body_kind == LENGTH:
             self._state = LENGTH_BODY
+            self._execute = None
         elif message.body_kind == CHUNKED:
             # Nothing but body bytes makes a chunked body longer for free: an extension or a trailer has an end.
             self._silent = 0 if self._silent < 0 else self._silent + len(data)
@@ -332,26 +366,20 @@ class Reader(Generic[MessageT]):
             self._fail(HEADERS_TOO_LARGE)
 
     def _feed_past(self, data: bytes) -> bytes:
-        """Bytes that are not llhttp's, or not this llhttp's; gives what a fresh one is to read."""
+        """Bytes that are not llhttp's; gives what follows them and is."""
         message = self._message
-        if not data:
-            return data
-        if self._state == LENGTH_BODY and message is not None:
-            rest = b""
-            if len(data) > message.body_remaining:
-                rest = data[message.body_remaining :]
-                data = data[: message.body_remaining]
+        if not data or message is None:
+            return b""
+        if self._state == RAW:
             message.body.append(data)
-            self.skip_body(len(data))
-            if not rest:
-                return rest
-            data = rest
-        if self._state == STALE:
-            self._new_parser()
-            return data
-        if self._state == RAW and message is not None:
-            message.body.append(data)
-        return b""
+            return b""
+        rest = b""
+        if len(data) > message.body_remaining:
+            rest = data[message.body_remaining :]
+            data = data[: message.body_remaining]
+        message.body.append(data)
+        self.skip_body(len(data))
+        return b"" if self._state else rest
 
     def skip_body(self, count: int) -> None:
         """``count`` bytes of the body being read went past the codec (spliced). At most ``body_remaining``.
@@ -364,15 +392,8 @@ class Reader(Generic[MessageT]):
             return
         message.body_remaining -= count
         if not message.body_remaining:
-            self._state = STALE
+            self._state = PARSING
             self._complete(message)
-
-    def _complete(self, message: MessageT) -> None:
-        """The last byte of ``message`` was received."""
-        message.complete = True
-        self._message = None
-        if not message.keep_alive:
-            self._state = IGNORING
 
     # faults
 
@@ -407,7 +428,7 @@ class Reader(Generic[MessageT]):
         if not before.strip(b"\r\n"):  # none, or the first byte: no method begins so
             return False
         try:
-            self._parser_type(object()).feed_data(before)
+            self._parser_type(Silent).feed_data(before)
         except (HttpParserError, HttpParserUpgrade):
             return False
         return True
@@ -422,7 +443,7 @@ class Reader(Generic[MessageT]):
             self._blank(message)  # how much was read of the head depends on where the reads ended
         message.error = error
         message.keep_alive = False
-        self._in_head = False
+        self._in_head = self._bulk = False
         self._message = self._unfinished = None
         self._fields = {}
         self._more = None
@@ -430,8 +451,3 @@ class Reader(Generic[MessageT]):
         self._error = None
         self._state = IGNORING
         self.failed = True
-
-
-def closed(*_: object) -> Any:
-    """Stands where a parser's method was."""
-    raise HttpParserError("closed")

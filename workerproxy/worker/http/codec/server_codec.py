@@ -24,7 +24,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from workerproxy.http.headers import RequestHeaders
 from workerproxy.worker.http.codec import connection_field, target
-from workerproxy.worker.http.codec.connection_field import PLAIN
+from workerproxy.worker.http.codec.connection_field import KEEP_ALIVE, PLAIN
 from workerproxy.worker.http.codec.errors import (
     BODY_DISALLOWED,
     CODEC_ERROR,
@@ -36,9 +36,10 @@ from workerproxy.worker.http.codec.errors import (
     UNEXPECTED_UNDERSCORE,
     Refused,
 )
+from workerproxy.worker.http.codec.field_lines import Unusual
 from workerproxy.worker.http.codec.field_names import JOINED_IN_REQUESTS
 from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, RequestMessage
-from workerproxy.worker.http.codec.reader import IGNORING, LENGTH_BODY, PARSING, RAW, STALE, Reader, closed
+from workerproxy.worker.http.codec.reader import END_OF_HEAD, IGNORING, LENGTH_BODY, RAW, Reader
 from workerproxy.worker.http.codec.settings import ALLOW, DROP
 
 if TYPE_CHECKING:
@@ -55,48 +56,47 @@ _METHODS: Final = frozenset(
 )
 _CONNECT: Final = b"CONNECT"
 _SLASH: Final = ord("/")
-_HTTP_11: Final = b" HTTP/1.1\r\n"
+_SHORTEST: Final = len(b"GET / HTTP/1.1\r\n\r\n")
 _LEAD_IN: Final = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class ServerCodec(Reader[RequestMessage]):
     """Reads requests. ``feed`` never raises; a fault becomes the ``error`` of a message."""
 
-    __slots__ = ("_counts_head", "_get_method", "_get_version", "_hosts", "_led", "_should_upgrade", "_target")
+    __slots__ = ("_get_method", "_get_version", "_hosts", "_led", "_should_upgrade", "_target")
 
     _parser_type = HttpRequestParser
-    _counts_head: bool
     _hosts: set[bytes]
-
     _get_method: Callable[[], bytes]
     _get_version: Callable[[], str]
     _should_upgrade: Callable[[], bool]
     _target: bytes
-    _led: bool  # llhttp must be led into a chunked body
+    _led: bool  # llhttp must be, or was, led into a chunked body
 
     def __init__(self, settings: CodecSettings) -> None:
         self._target = b""
         self._led = False
-        self._counts_head = settings.count_head_bytes
         self._hosts = settings.hosts
         super().__init__(settings, JOINED_IN_REQUESTS)
 
-    def _new_parser(self) -> None:
-        self._use(HttpRequestParser(self))
+    def _new_parser(self) -> Callable[[bytes], None]:
+        return self._use(HttpRequestParser(self))
 
-    def _use(self, parser: HttpRequestParser) -> None:
+    def _use(self, parser: HttpRequestParser) -> Callable[[bytes], None]:
         if self._settings.allow_chunked_length:
             parser.set_dangerous_leniencies(lenient_chunked_length=True)
-        self._execute = parser.feed_data
         self._get_method = parser.get_method
         self._get_version = parser.get_http_version
         self._should_keep_alive = parser.should_keep_alive
         self._should_upgrade = parser.should_upgrade
-        self._state = PARSING
+        self._execute = execute = parser.feed_data
+        return execute
 
-    def _let_go(self) -> None:
-        super()._let_go()
-        self._get_method = self._get_version = self._should_upgrade = closed
+    def close(self) -> None:
+        super().close()
+        self._get_method = bytes
+        self._get_version = str
+        self._should_upgrade = bool
 
     def _blank(self, message: RequestMessage | None = None) -> RequestMessage:
         if message is None:
@@ -106,6 +106,7 @@ class ServerCodec(Reader[RequestMessage]):
         message.version = 11
         message.keep_alive = True
         message.headers_complete = False
+        message.host_missing = False
         message.body_kind = NO_BODY
         message.content_length = 0
         message.body_remaining = 0
@@ -120,13 +121,89 @@ class ServerCodec(Reader[RequestMessage]):
 
     def feed(self, data: bytes) -> None:
         """Read ``data``, of any size and cut anywhere. Updates ``messages``; ignored once the codec has ``failed``."""
-        if self._state and data:
+        if not self._bulk or self._state or self._in_head or self._message is not None:
+            self._feed_by_callbacks(data)
+            return
+        # Here one whole request with at most a body of known length is read in bulk; all else is by callbacks.
+        end = len(data) if data.endswith(END_OF_HEAD) else data.find(END_OF_HEAD) + 4
+        if not _SHORTEST <= end <= self._max_bytes:
+            self._feed_by_callbacks(data)
+            return
+        lines = (data if end == len(data) else data[:end]).split(b"\n")
+        count = len(lines) - 3  # the request line, the empty line, and what follows it: nothing
+        try:
+            (self._validate or self._new_validator())(data)
+            headers = RequestHeaders(map(self._pair, lines[1:-2]))
+            method, path, version = lines[0].split(b" ")
+            length = int(headers[b"content-length"]) if b"content-length" in headers else 0
+        except (HttpParserError, HttpParserUpgrade, Unusual, ValueError):
+            self._feed_unusual(data)
+            return
+        missing = length - len(data) + end
+        if (
+            missing < 0
+            or version != b"HTTP/1.1\r"
+            or method not in _METHODS
+            or path[0] != _SLASH
+            or len(headers) != count
+            or count > self._max_count
+        ):
+            self._feed_unusual(data)
+            return
+        host = headers.pop(b"host", None)
+        if host is None or (host not in self._hosts and not target.authority_valid(host, self._hosts)):
+            self._feed_unusual(data)
+            return
+        headers.method = method
+        headers.path = path
+        headers.authority = host
+        headers.scheme = b""
+        connection = headers.get(b"connection")
+        # As ``_blank``, but here and one by one: a function would cost as much again.
+        message = RequestMessage()
+        message.headers = headers
+        message.version = 11
+        message.keep_alive = keep_alive = connection is None or connection in KEEP_ALIVE
+        message.headers_complete = True
+        message.host_missing = False
+        message.content_length = length
+        message.body_remaining = missing
+        message.trailers = None
+        message.expect_continue = False
+        message.upgrade = b""
+        message.head_bytes = end - len(lines[0]) - 3 - count if count else 3
+        message.error = None
+        if length:
+            message.body_kind = LENGTH
+            message.body = [data[end:]] if missing != length else []
+        else:
+            message.body_kind = NO_BODY
+            message.body = []
+        self.messages.append(message)
+        if missing:
+            message.complete = False
+            self._message = message
+            self._state = LENGTH_BODY
+            self._validate = None  # it waits for the body
+        else:
+            message.complete = True
+            if not keep_alive:
+                self._state = IGNORING
+
+    def _feed_unusual(self, data: bytes) -> None:
+        """The request is not to be read in bulk; nor will the client's next ones be."""
+        self._bulk = False
+        self._validate = None
+        self._feed_by_callbacks(data)
+
+    def _feed_by_callbacks(self, data: bytes) -> None:
+        if self._state:
             data = self._feed_past(data)
         while data:
             self._data = data
             self._fresh = self._message is None and not self._in_head
             try:
-                self._execute(data)
+                (self._execute or self._new_parser())(data)
             except HttpParserError as cause:
                 if self._state != IGNORING:  # else: bytes after the message that ended the connection
                     self._refuse(cause)
@@ -151,37 +228,26 @@ class ServerCodec(Reader[RequestMessage]):
 
     def on_headers_complete(self) -> None:
         fields = self._fields
-        data = self._data
-        if len(data) > self._room or len(fields) > self._max_count:
-            self._check_head()
-        # As ``_blank``, but here and one by one: a function would cost as much again.
-        message = self._unfinished or RequestMessage()
+        self._check_head()
+        message = self._blank(self._unfinished)
         headers = message.headers = RequestHeaders(fields)
-        message.version = 11
-        message.keep_alive = True
-        message.body_kind = NO_BODY
-        message.content_length = 0
-        message.body_remaining = 0
-        message.body = []
-        message.trailers = None
-        message.expect_continue = False
-        message.upgrade = b""
-        message.error = None
+        message.head_bytes = self._count_head()
         if self._more is not None:
             self._take_more(headers)
         method = headers.method = self._get_method()
         path = self._target
         self._target = b""
-        end = len(method) + 1 + len(path)
-        if not self._fresh or data[end : end + 11] != _HTTP_11:
-            message.version = self._version(method, path)
-        message.head_bytes = self._count_head(headers.more) if self._counts_head else 0
-        headers.authority = headers.pop(b"host", b"")
+        message.version = self._version(method, path)
+        host = headers.pop(b"host", None)
+        if host is None:
+            host = b""
+            message.host_missing = True
+        headers.authority = host
+        headers.scheme = b""
 
         # RFC 9112 section 6.3. llhttp has refused bad and repeated lengths, and codings that do not end in chunked.
-        if b"content-length" in fields and (length := int(fields[b"content-length"])):
-            message.body_kind = LENGTH
-            message.content_length = message.body_remaining = length
+        if b"content-length" in fields:
+            self._take_length(message, fields[b"content-length"])
         if b"transfer-encoding" in fields:
             self._take_coding(message, fields[b"transfer-encoding"])
         if b"connection" in fields and fields[b"connection"] not in PLAIN:
@@ -195,30 +261,18 @@ class ServerCodec(Reader[RequestMessage]):
 
         if path[0] == _SLASH and method != _CONNECT:
             headers.path = path
-            headers.scheme = b""
         else:
             self._resolve(headers, path)
         if headers.authority not in self._hosts:
             self._check_authority(message)
         if b"expect" in fields:
             message.expect_continue = fields[b"expect"].lower() == b"100-continue"
-        message.headers_complete = True
-        self._in_head = self._fresh = False
-        if self._unfinished is None:
-            self.messages.append(message)
-        else:
-            self._forget_unfinished()
-        if message.body_kind:
-            message.complete = False
-            self._message = message
-        else:
-            message.complete = True
-            if not message.keep_alive:
-                self._state = IGNORING
+        self._head_done(message)
 
     def on_message_complete(self) -> None:
         message = self._message
-        if message is None or self._state:  # complete with its head; or an upgrade: llhttp's end is not its end
+        # Complete with its head; or an upgrade, where llhttp's end is not its end.
+        if message is None or self._state or self._led:
             return
         if message.body_kind == CHUNKED:
             self._end_trailers(message)
@@ -229,13 +283,13 @@ class ServerCodec(Reader[RequestMessage]):
     def _learn(self, name: bytes) -> bytes:
         action = self._settings.headers_with_underscores_action
         if action != ALLOW and b"_" in name:
-            if action == DROP or (self._in_trailers() and not self._settings.enable_trailers):
+            if action == DROP or (self._message is not None and not self._settings.enable_trailers):
                 return b""
             self._stop(UNEXPECTED_UNDERSCORE)
         return super()._learn(name)
 
     def _repeat(self, key: bytes, value: bytes) -> None:
-        if key == b"host" and not self._in_trailers():
+        if key == b"host" and self._message is None:
             # RFC 9112 section 3.2: 400 for more than one Host field. Envoy joins them ("a,b") and goes on.
             self._stop(INVALID_AUTHORITY)
         super()._repeat(key, value)
@@ -259,9 +313,8 @@ class ServerCodec(Reader[RequestMessage]):
             if not target.connect_authority(path):
                 self._stop(INVALID_URL)
             headers.authority = path
-            headers.path = headers.scheme = b""
+            headers.path = b""
             return
-        headers.scheme = b""
         if path[:1] == b"*":
             if method != b"OPTIONS":
                 self._stop(INVALID_URL)
@@ -342,19 +395,16 @@ class ServerCodec(Reader[RequestMessage]):
             headers.remove(b"connection")
         if message.body_kind == LENGTH:
             self._state = LENGTH_BODY
-        else:
-            self._led = message.body_kind == CHUNKED
-            self._state = STALE
+        self._led = message.body_kind == CHUNKED
 
     def _after_upgrade(self, rest: bytes) -> bytes:
         """llhttp stopped after a head with Upgrade or CONNECT; ``rest`` follows it. Gives what is to be parsed."""
+        self._execute = None
         if self._led:
             self._led = False
             led = _Led(self)
-            self._use(HttpRequestParser(led))
-            led.begin()
-            return rest
-        return self._feed_past(rest)
+            led.begin(self._use(HttpRequestParser(led)))
+        return self._feed_past(rest) if self._state else rest
 
 
 class _Led:
@@ -369,8 +419,8 @@ class _Led:
         self.on_body = codec.on_body
         self.on_message_complete = codec.on_message_complete
 
-    def begin(self) -> None:
-        self._codec._execute(_LEAD_IN)
+    def begin(self, execute: Callable[[bytes], None]) -> None:
+        execute(_LEAD_IN)
         self._leading = False
 
     def on_message_begin(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from workerproxy.worker.http.codec.field_lines import FieldLines
 from workerproxy.worker.http.codec.field_names import known_names
 
 # HttpProtocolOptions.HeadersWithUnderscoresAction
@@ -19,7 +20,7 @@ DROP: Final = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CodecSettings:
-    """Shared by all connections of a listener or cluster; the two tables grow, up to their bounds, as traffic comes."""
+    """Shared by all connections of a listener or cluster; the tables grow, up to their bounds, as traffic comes."""
 
     max_headers_kb: int = 60  # KiB of a whole head, and of a trailer section (max_request_headers_kb)
     max_headers_count: int = 100  # fields of a head, and of a trailer section
@@ -28,7 +29,13 @@ class CodecSettings:
     default_host_for_http_10: bytes = b""
     enable_trailers: bool = False
     allow_chunked_length: bool = False
-    headers_with_underscores_action: int = ALLOW
-    count_head_bytes: bool = True  # fill ``head_bytes``; about 0.3 us a message, for access logs that print it
-    names: dict[bytes, bytes] = field(default_factory=known_names, init=False, repr=False)
+    headers_with_underscores_action: int = ALLOW  # for requests only, as in Envoy
+    bulk: bool = True  # read whole heads at once where possible; False: always by callbacks, for tests
+    names: dict[bytes, bytes] = field(default_factory=known_names, init=False, repr=False)  # spelling -> lower case
     hosts: set[bytes] = field(default_factory=set, init=False, repr=False)  # authorities found valid
+    statuses: dict[bytes, int] = field(default_factory=dict, init=False, repr=False)  # status line -> code
+    lines: FieldLines = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        underscores = self.headers_with_underscores_action == ALLOW
+        object.__setattr__(self, "lines", FieldLines(underscores=underscores))
