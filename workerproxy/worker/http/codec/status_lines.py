@@ -7,6 +7,8 @@ from typing import Final
 _PHRASES: Final = {
     100: "Continue",
     101: "Switching Protocols",
+    102: "Processing",  # Envoy has no phrase for 102 and 103: it does not pass them on
+    103: "Early Hints",
     200: "OK",
     201: "Created",
     202: "Accepted",
