@@ -123,6 +123,7 @@ class Cluster:
     def set_hosts(self, wanted: Sequence[Host]) -> None:
         """Replace the host set; hosts are the same when address, hostname, weight and health are."""
         known = {(host.text, host.hostname): host for host in self.hosts}
+        gone = set(self.hosts)
         hosts: list[Host] = []
         for host in wanted:
             old = known.pop((host.text, host.hostname), None)
@@ -130,12 +131,13 @@ class Cluster:
                 old.weight = host.weight
                 old.health = host.health
                 hosts.append(old)
+                gone.discard(old)
             else:
                 host.pool = ConnectionPool(self, host)
                 hosts.append(host)
         self.hosts = hosts
-        for gone in known.values():
-            gone.pool.drain()
+        for host in gone:
+            host.pool.drain()
         self._rebuild()
 
     def resolved_hosts(self, resolved: Sequence[tuple[str, int]]) -> list[Host]:

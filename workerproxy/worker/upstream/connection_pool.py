@@ -173,21 +173,20 @@ class ConnectionPool:
         cluster.stats.upstream_rq_active -= 1
         cluster.breakers.requests.release()
         self.busy.discard(client)
-        if client.state is State.CLOSED:
-            return
-        if not reusable or client.state is State.DRAINING or self.drained:
-            self._close(client)
-            if self.pending:
-                self._connect_if_needed()
-        else:
+        if reusable and client.state is State.BUSY and not self.drained:
             self._make_ready(client)
+            return
+        self._close(client)
+        if self.pending:
+            self._connect_if_needed()  # they may have waited for this one
 
     def _make_ready(self, client: ActiveClient) -> None:
         client.state = State.READY
         self.ready.append(client)
         if self.pending:
             self._serve_pending()
-            return
+            if client.state is not State.READY:
+                return
         if self.drained:
             self.close_idle()
             return
