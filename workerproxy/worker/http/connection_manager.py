@@ -89,7 +89,11 @@ class ConnectionManager:
         stream = self.stream
         self.codec.feed(data)
         if stream is None:
-            self._start_streams()
+            messages = self.codec.messages
+            if len(messages) == 1 and messages[0].headers_complete:  # nearly always
+                self._begin_stream(messages[0])
+            else:
+                self._start_streams()
         elif stream.message.complete and stream.request_complete_time:
             self._read_ahead = True
             self.connection.read_disable()  # no further than this until the stream is done
@@ -101,9 +105,6 @@ class ConnectionManager:
         if self._starting:
             return
         messages = self.codec.messages
-        if len(messages) == 1 and messages[0].headers_complete:  # nearly always
-            self._begin_stream(messages[0])
-            return
         self._starting = True
         while messages and self.stream is None and self.connection.state == OPEN:
             message = messages[0]

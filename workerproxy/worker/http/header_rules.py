@@ -190,6 +190,7 @@ class HeaderRules:
         """``mutateRequestHeaders``: hop-by-hop headers go, forwarding headers come, the client's address is found."""
         rare = not self._rare.isdisjoint(headers)
         if rare:
+            stream.rare_headers = True
             self._remove_hop_by_hop(headers)
         forwarded_for = headers.get(b"x-forwarded-for")
         if self._edge:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from workerproxy.worker.upstream.active_client import ActiveClient
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_SMALL: Final = 16384  # bytes of body below which joining it to the head costs less than a vector
 _HOP_BY_HOP: Final = (b"connection", b"upgrade", b"transfer-encoding", b"keep-alive", b"proxy-connection")
 
 
@@ -67,6 +68,7 @@ class ActiveStream(StreamInfo):
     route: Route | None
     upstream_client: ActiveClient | None = None
     upstream_marks: tuple[int, int] = (0, 0)  # the upstream connection's byte counts when it was ours
+    rare_headers: bool = False  # the request has, or a filter may have given it, headers that steer the router
     routable: bool = True  # false: there is an empty x-forwarded-proto, which Envoy gives no route
 
     def __init__(
@@ -137,6 +139,7 @@ class ActiveStream(StreamInfo):
             return
         if config.filters:
             self.chain = FilterManager(self, config.filters)
+            self.rare_headers = True
         if not end_stream or route is None or not 0 < route.timeout_s <= self._idle_timeout_s:
             self._arm_idle()  # else the route's timeout comes first
         if self.chain is None:
@@ -389,6 +392,16 @@ class ActiveStream(StreamInfo):
             self._touch()
         head = self._head
         self._head = None
+        if len(chunks) == 1 and head is not None and not self._chunked and not self._head_request:
+            # Nearly always: a short body that came with its headers leaves with them.
+            data = chunks[0]
+            size = len(data)
+            if size < _SMALL:
+                self.bytes_sent += size
+                self.connection.write(head + data)
+                if end_stream:
+                    self._finish()
+                return
         if self._head_request:
             out = []
         else:
@@ -427,8 +440,6 @@ class ActiveStream(StreamInfo):
 
     def _finish(self) -> None:
         """The response is complete."""
-        if self.destroyed:
-            return
         self.end_sent = True
         if not self.request_complete_time and not self.message.complete:
             self.manager.close_after_response = True

@@ -198,7 +198,7 @@ class Router(StreamFilter):
     def _set_timeouts(self, route: Route, headers: RequestHeaders) -> None:
         config = self._config
         timeout_s = route.timeout_s
-        if not _CONTROL_HEADERS.isdisjoint(headers) or config.respect_expected_rq_timeout:
+        if (self.stream.rare_headers and not _CONTROL_HEADERS.isdisjoint(headers)) or config.respect_expected_rq_timeout:
             timeout_s = self._timeouts_from_headers(timeout_s, headers)
         if timeout_s:
             self._timeout_s = timeout_s
@@ -314,12 +314,20 @@ class Router(StreamFilter):
                 headers.replace(b"x-envoy-attempt-count", b"1")
         if end_stream:
             self._on_upstream_complete(now)
-        stream.encode_headers(headers, end_stream)
+        stream.response_headers = headers
+        if stream.chain is None:
+            stream.send_headers(headers, end_stream)
+        else:
+            stream.chain.encode_headers(headers, end_stream)
 
     def on_upstream_data(self, chunks: list[bytes], end_stream: bool, now: float) -> None:
         if end_stream:
             self._on_upstream_complete(now)
-        self.stream.encode_data(chunks, end_stream)
+        stream = self.stream
+        if stream.chain is None:
+            stream.send_data(chunks, end_stream)
+        else:
+            stream.chain.encode_data(chunks, end_stream)
 
     def on_upstream_trailers(self, trailers: HeaderMap, now: float) -> None:
         self._on_upstream_complete(now)
@@ -327,7 +335,10 @@ class Router(StreamFilter):
 
     def _on_upstream_complete(self, now: float) -> None:
         self._attempt = None
-        self._cancel_timers()
+        if self._timer is not None:
+            self._timer.cancel(self)
+        if self._duration_timers is not None:
+            self._duration_timers.cancel(self)
         stream = self.stream
         began = stream.request_complete_time
         if began and self._cluster is not None and self._config.dynamic_stats:

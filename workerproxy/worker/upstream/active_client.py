@@ -121,11 +121,6 @@ class ActiveClient:
 
     # one request after the other
 
-    def attach(self, request: UpstreamRequest) -> None:
-        """Put ``request`` on this connection; it begins to write at once."""
-        self.request = request
-        request.on_pool_ready(self)
-
     def on_data(self, data: bytes) -> None:
         codec = self.codec
         codec.feed(data)

@@ -96,7 +96,8 @@ class ConnectionPool:
         stats.upstream_rq_total += 1
         stats.upstream_rq_active += 1
         breakers.requests.acquire()
-        client.attach(request)
+        client.request = request
+        request.on_pool_ready(client)
         return True
 
     def _left_pending(self) -> None:

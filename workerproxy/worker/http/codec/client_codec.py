@@ -32,7 +32,7 @@ from workerproxy.worker.http.codec.errors import (
     UNASKED_UPGRADE,
     Refused,
 )
-from workerproxy.worker.http.codec.field_lines import Unusual
+from workerproxy.worker.http.codec.field_lines import NO_SECTION, Unusual
 from workerproxy.worker.http.codec.field_names import JOINED_IN_RESPONSES
 from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, ResponseMessage
 from workerproxy.worker.http.codec.reader import CONTROL, END_OF_HEAD, IGNORING, LENGTH_BODY, RAW, Reader
@@ -40,12 +40,12 @@ from workerproxy.worker.http.codec.reader import CONTROL, END_OF_HEAD, IGNORING,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from workerproxy.worker.http.codec.field_lines import Section
     from workerproxy.worker.http.codec.settings import CodecSettings
 
 _FIRST_BYTE: Final = ord("H")
 _CR_LF: Final = b"\r\n"
 _HTTP_11: Final = b"HTTP/1.1 "
-_SHORTEST: Final = len(b"HTTP/1.1 200\r\n\r\n")
 _MAX_STATUSES: Final = 256
 _MAX_STATUS_LENGTH: Final = 64  # bytes
 
@@ -53,10 +53,11 @@ _MAX_STATUS_LENGTH: Final = 64  # bytes
 class ClientCodec(Reader[ResponseMessage]):
     """Reads responses. ``feed`` and ``eof`` never raise; a fault becomes the ``error`` of a message."""
 
-    __slots__ = ("_awaiting", "_connect", "_cut", "_get_status", "_head", "_statuses", "_tail")
+    __slots__ = ("_awaiting", "_connect", "_cut", "_get_status", "_head", "_section", "_statuses", "_tail")
 
     _parser_type = HttpResponseParser
-    _statuses: dict[bytes, int]
+    _statuses: dict[bytes, int]  # HTTP/1.1 status lines that llhttp has taken, of responses that may have a body
+    _section: Section  # the last header section read in bulk
     _get_status: Callable[[], int]
     # per request
     _awaiting: bool  # a request was written and its final response is not complete
@@ -70,6 +71,7 @@ class ClientCodec(Reader[ResponseMessage]):
         self._awaiting = self._head = self._connect = self._cut = False
         self._tail = b""
         self._statuses = settings.statuses
+        self._section = NO_SECTION
         super().__init__(settings, JOINED_IN_RESPONSES)
 
     def _new_parser(self) -> Callable[[bytes], None]:
@@ -122,37 +124,37 @@ class ClientCodec(Reader[ResponseMessage]):
         ):
             self._feed_by_callbacks(data)
             return
-        # Here one response with a known length is read in bulk; all else is by callbacks.
+        # Here a whole head, and of a body of known length what there is, is read in bulk; all else is by callbacks.
         end = data.find(END_OF_HEAD) + 4
-        if not _SHORTEST <= end <= self._max_bytes:
-            self._feed_by_callbacks(data)
-            return
-        lines = data[:end].split(b"\n")
-        count = len(lines) - 3  # the status line, the empty line, and what follows it: nothing
+        line, _, section = data[:end].partition(_CR_LF)
+        known = self._section
         try:
-            (self._validate or self._new_validator())(data)
-            headers = ResponseHeaders(map(self._pair, lines[1:-2]))
-            length = int(headers[b"content-length"])
-            status = self._statuses.get(lines[0]) or self._learn_status(lines[0])
-        except (HttpParserError, HttpParserUpgrade, Unusual, KeyError, ValueError):
+            status = self._statuses[line]
+            if section != known[0]:
+                known = self._learn_section(data, end, section)
+            # else llhttp has taken these very bytes, and that status line, before.
+        except KeyError:
+            self._feed_by_callbacks(data)  # it learns the status line
+            return
+        except (HttpParserError, HttpParserUpgrade, Unusual, ValueError):
             self._feed_unusual(data)
             return
+        _, fields, _, length, keep_alive, head_bytes = known
         missing = length - len(data) + end
-        if missing < 0 or len(headers) != count or count > self._max_count:
+        if missing < 0 or end > self._max_bytes:
             self._feed_unusual(data)
             return
-        headers.status = status
-        connection = headers.get(b"connection")
         # As ``_blank``, but here and one by one: a function would cost as much again.
         message = ResponseMessage()
-        message.headers = headers
+        message.headers = headers = ResponseHeaders(fields)
+        headers.status = status
         message.version = 11
-        message.keep_alive = keep_alive = connection is None or connection in KEEP_ALIVE
+        message.keep_alive = keep_alive
         message.headers_complete = True
         message.content_length = length
         message.body_remaining = missing
         message.trailers = None
-        message.head_bytes = end - len(lines[0]) - 3 - count
+        message.head_bytes = head_bytes
         message.error = None
         if length:
             message.body_kind = LENGTH
@@ -165,26 +167,32 @@ class ClientCodec(Reader[ResponseMessage]):
             message.complete = False
             self._message = message
             self._state = LENGTH_BODY
-            self._validate = None  # it waits for the body
         else:
             message.complete = True
             self._awaiting = False
             if not keep_alive:
                 self._state = IGNORING
 
-    def _learn_status(self, line: bytes) -> int:
-        """The code of an HTTP/1.1 status line that llhttp has taken, for a response that may have a body."""
-        status = int(line[9:12])
-        if not line.startswith(_HTTP_11) or status < 200 or status in (204, 304) or CONTROL.search(line[:-1]):
+    def _learn_section(self, data: bytes, end: int, section: bytes) -> Section:
+        """Read a header section that differs from the last one. Raises what ``feed`` takes for unusual."""
+        (self._validate or self._new_validator())(data)
+        lines = section.split(b"\n")
+        count = len(lines) - 2  # the empty line, and what follows it: nothing
+        fields = dict(map(self._pair, lines[:count]))
+        if len(fields) != count or count > self._max_count or b"content-length" not in fields:
             raise Unusual
-        if len(self._statuses) < _MAX_STATUSES and len(line) <= _MAX_STATUS_LENGTH:
-            self._statuses[line] = status
-        return status
+        length = int(fields[b"content-length"])
+        if end + length > len(data):
+            self._validate = None  # it waits for the rest of the body
+        keep_alive = b"connection" not in fields or fields[b"connection"] in KEEP_ALIVE
+        self._section = known = section, fields, b"", length, keep_alive, len(section) - 2 - count
+        return known
 
     def _feed_unusual(self, data: bytes) -> None:
         """The response is not to be read in bulk; the next one may be, once one was that could have been."""
         self._bulk = False
         self._validate = None
+        self._section = NO_SECTION
         self._feed_by_callbacks(data)
 
     def _feed_by_callbacks(self, data: bytes) -> None:
@@ -245,14 +253,17 @@ class ClientCodec(Reader[ResponseMessage]):
 
     def on_headers_complete(self) -> None:
         fields = self._fields
-        self._check_head()
+        data = self._data
+        if len(data) > self._room or len(fields) > self._max_count or self._more is not None:
+            self._check_head()
         message = self._blank(self._unfinished)
         headers = message.headers = ResponseHeaders(fields)
         message.head_bytes = self._count_head()
         if self._more is not None:
             self._take_more(headers)
         status = headers.status = self._get_status()
-        self._check_status_line(message)
+        if not self._fresh or not data.startswith(b"HTTP/1.1 200 OK\r\n"):
+            self._check_status_line(message)
         if self._head or status < 200 or status == 204 or status == 304:
             self._without_body(message, status)
         if self._connect and 200 <= status < 300:
@@ -297,6 +308,10 @@ class ClientCodec(Reader[ResponseMessage]):
             self._stop(INVALID_CHARACTERS)  # in the reason phrase; llhttp does not look at it
         if not line.startswith(_HTTP_11):
             message.version = 10
+        elif message.headers.status >= 200 and message.headers.status not in (204, 304):
+            statuses = self._statuses
+            if len(statuses) < _MAX_STATUSES and len(line) <= _MAX_STATUS_LENGTH:
+                statuses[line] = message.headers.status
 
     # responses without a body
 

@@ -2,8 +2,11 @@
 
 A client sends the same Host, User-Agent, Accept ... with each request, a server the same Server and Content-Type. So a
 line is taken apart once and then looked up. The table is filled only with lines of heads that llhttp has found valid,
-which makes the split at the first colon and the trimming of blanks exact (RFC 9112 section 5). Lines that hold a secret,
-or whose value is new each time, are taken apart each time and never kept.
+which makes the split at the first colon and the trimming of blanks exact (RFC 9112 section 5). Lines that hold a
+secret, or whose value is new each time, are taken apart each time and never kept.
+
+One step further, a connection keeps its last header section whole (``Section``): when the next one is the same, byte
+for byte, its fields are copied.
 
 Lines that need more than that raise ``Unusual``: the head is then read with llhttp's callbacks, which know every rule.
 """
@@ -68,3 +71,10 @@ class FieldLines(dict[bytes, "Pair"]):
                 self.clear()
             self[line] = pair
         return pair
+
+
+# A header section that was read in bulk: its bytes from after the first line to the end of the head, its fields (without
+# Host; never changed, only copied), Host, content-length or 0, whether the connection is kept, header bytes. A plain
+# tuple: a named one costs four times as much to make.
+Section = tuple[bytes, dict[bytes, bytes], bytes, int, bool, int]
+NO_SECTION: Final[Section] = (b"", {}, b"", 0, True, 0)  # no head ends with it

@@ -327,7 +327,11 @@ class Reader(Generic[MessageT]):
 
     def _count_head(self) -> int:
         """Name, colon, value, CRLF of each field: what Envoy calls header bytes received (3 when there is none)."""
-        return sum(len(name) + len(value) + 3 for name, value in [*self._fields.items(), *(self._more or ())]) or 3
+        fields = self._fields
+        size = len(b"".join(fields)) + len(b"".join(fields.values())) + 3 * len(fields)
+        if self._more is not None:
+            size += sum(len(name) + len(value) + 3 for name, value in self._more)
+        return size or 3
 
     # between reads
 

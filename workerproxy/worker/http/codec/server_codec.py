@@ -36,7 +36,7 @@ from workerproxy.worker.http.codec.errors import (
     UNEXPECTED_UNDERSCORE,
     Refused,
 )
-from workerproxy.worker.http.codec.field_lines import Unusual
+from workerproxy.worker.http.codec.field_lines import NO_SECTION, Unusual
 from workerproxy.worker.http.codec.field_names import JOINED_IN_REQUESTS
 from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, RequestMessage
 from workerproxy.worker.http.codec.reader import END_OF_HEAD, IGNORING, LENGTH_BODY, RAW, Reader
@@ -45,6 +45,7 @@ from workerproxy.worker.http.codec.settings import ALLOW, DROP
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from workerproxy.worker.http.codec.field_lines import Section
     from workerproxy.worker.http.codec.settings import CodecSettings
 
 # Envoy's list (balsa_parser.cc) as far as llhttp has it; CONNECT has a way of its own. Names are case-sensitive.
@@ -63,10 +64,11 @@ _LEAD_IN: Final = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
 class ServerCodec(Reader[RequestMessage]):
     """Reads requests. ``feed`` never raises; a fault becomes the ``error`` of a message."""
 
-    __slots__ = ("_get_method", "_get_version", "_hosts", "_led", "_should_upgrade", "_target")
+    __slots__ = ("_get_method", "_get_version", "_hosts", "_led", "_section", "_should_upgrade", "_target")
 
     _parser_type = HttpRequestParser
     _hosts: set[bytes]
+    _section: Section  # the last header section read in bulk
     _get_method: Callable[[], bytes]
     _get_version: Callable[[], str]
     _should_upgrade: Callable[[], bool]
@@ -77,6 +79,7 @@ class ServerCodec(Reader[RequestMessage]):
         self._target = b""
         self._led = False
         self._hosts = settings.hosts
+        self._section = NO_SECTION
         super().__init__(settings, JOINED_IN_REQUESTS)
 
     def _new_parser(self) -> Callable[[bytes], None]:
@@ -124,58 +127,57 @@ class ServerCodec(Reader[RequestMessage]):
         if not self._bulk or self._state or self._in_head or self._message is not None:
             self._feed_by_callbacks(data)
             return
-        # Here one whole request with at most a body of known length is read in bulk; all else is by callbacks.
-        end = len(data) if data.endswith(END_OF_HEAD) else data.find(END_OF_HEAD) + 4
-        if not _SHORTEST <= end <= self._max_bytes:
-            self._feed_by_callbacks(data)
-            return
-        lines = (data if end == len(data) else data[:end]).split(b"\n")
-        count = len(lines) - 3  # the request line, the empty line, and what follows it: nothing
+        # Here one whole head, and of a body of known length what there is, is read in bulk; all else is by callbacks.
+        if data.endswith(END_OF_HEAD):
+            head = data
+        else:
+            head = data[: data.find(END_OF_HEAD) + 4]
+            if len(head) < _SHORTEST:  # it has no end
+                self._feed_by_callbacks(data)
+                return
+        line, _, section = head.partition(b"\r\n")
+        known = self._section
         try:
-            (self._validate or self._new_validator())(data)
-            headers = RequestHeaders(map(self._pair, lines[1:-2]))
-            method, path, version = lines[0].split(b" ")
-            length = int(headers[b"content-length"]) if b"content-length" in headers else 0
+            if section == known[0]:
+                # llhttp has taken these very bytes after another request line: what is new is the line.
+                (self._validate or self._new_validator())(line + END_OF_HEAD)
+            else:
+                known = self._learn_section(head, section)
+            method, path, version = line.split(b" ")
         except (HttpParserError, HttpParserUpgrade, Unusual, ValueError):
             self._feed_unusual(data)
             return
-        missing = length - len(data) + end
+        _, fields, host, length, keep_alive, head_bytes = known
+        missing = length - len(data) + len(head)
         if (
             missing < 0
-            or version != b"HTTP/1.1\r"
+            or version != b"HTTP/1.1"
             or method not in _METHODS
             or path[0] != _SLASH
-            or len(headers) != count
-            or count > self._max_count
+            or len(head) > self._max_bytes
         ):
             self._feed_unusual(data)
             return
-        host = headers.pop(b"host", None)
-        if host is None or (host not in self._hosts and not target.authority_valid(host, self._hosts)):
-            self._feed_unusual(data)
-            return
+        # As ``_blank``, but here and one by one: a function would cost as much again.
+        message = RequestMessage()
+        message.headers = headers = RequestHeaders(fields)
         headers.method = method
         headers.path = path
         headers.authority = host
         headers.scheme = b""
-        connection = headers.get(b"connection")
-        # As ``_blank``, but here and one by one: a function would cost as much again.
-        message = RequestMessage()
-        message.headers = headers
         message.version = 11
-        message.keep_alive = keep_alive = connection is None or connection in KEEP_ALIVE
+        message.keep_alive = keep_alive
         message.headers_complete = True
-        message.host_missing = False
         message.content_length = length
         message.body_remaining = missing
         message.trailers = None
         message.expect_continue = False
         message.upgrade = b""
-        message.head_bytes = end - len(lines[0]) - 3 - count if count else 3
+        message.head_bytes = head_bytes
         message.error = None
         if length:
             message.body_kind = LENGTH
-            message.body = [data[end:]] if missing != length else []
+            message.body = [data[len(head) :]] if missing != length else []
         else:
             message.body_kind = NO_BODY
             message.body = []
@@ -184,16 +186,43 @@ class ServerCodec(Reader[RequestMessage]):
             message.complete = False
             self._message = message
             self._state = LENGTH_BODY
-            self._validate = None  # it waits for the body
         else:
             message.complete = True
             if not keep_alive:
                 self._state = IGNORING
 
+    def _learn_section(self, head: bytes, section: bytes) -> Section:
+        """Read a header section that differs from the last one. Raises what ``feed`` takes for unusual."""
+        (self._validate or self._new_validator())(head)
+        lines = section.split(b"\n")
+        count = len(lines) - 2  # the empty line, and what follows it: nothing
+        pair = self._pair
+        host = b""
+        first = 0
+        if count and lines[0][:5].lower() == b"host:":
+            host = pair(lines[0])[1]
+            first = 1
+        fields = dict(map(pair, lines[first:count]))
+        if (
+            len(fields) != count - first
+            or b"host" in fields  # not first, or again
+            or count > self._max_count
+            or (host not in self._hosts and not target.authority_valid(host, self._hosts))
+        ):
+            raise Unusual
+        length = 0
+        if b"content-length" in fields:
+            length = int(fields[b"content-length"])
+            self._validate = None  # it waits for the body
+        keep_alive = b"connection" not in fields or fields[b"connection"] in KEEP_ALIVE
+        self._section = known = section, fields, host, length, keep_alive, len(section) - 2 - count if count else 3
+        return known
+
     def _feed_unusual(self, data: bytes) -> None:
         """The request is not to be read in bulk; nor will the client's next ones be."""
         self._bulk = False
         self._validate = None
+        self._section = NO_SECTION
         self._feed_by_callbacks(data)
 
     def _feed_by_callbacks(self, data: bytes) -> None:
@@ -228,7 +257,9 @@ class ServerCodec(Reader[RequestMessage]):
 
     def on_headers_complete(self) -> None:
         fields = self._fields
-        self._check_head()
+        data = self._data
+        if len(data) > self._room or len(fields) > self._max_count or self._more is not None:
+            self._check_head()
         message = self._blank(self._unfinished)
         headers = message.headers = RequestHeaders(fields)
         message.head_bytes = self._count_head()
@@ -237,7 +268,9 @@ class ServerCodec(Reader[RequestMessage]):
         method = headers.method = self._get_method()
         path = self._target
         self._target = b""
-        message.version = self._version(method, path)
+        end = len(method) + 1 + len(path)
+        if not self._fresh or data[end : end + 11] != b" HTTP/1.1\r\n":
+            message.version = self._version(method, path)
         host = headers.pop(b"host", None)
         if host is None:
             host = b""
