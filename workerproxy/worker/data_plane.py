@@ -22,6 +22,7 @@ from workerproxy.worker.http.listener_builder import ListenerBuilder, machine_ad
 from workerproxy.worker.http.request_id import RequestIds
 from workerproxy.worker.http.stats import ListenerHttpStats, ListenerStats, WorkerListenerStats
 from workerproxy.worker.network.dispatcher import Dispatcher
+from workerproxy.worker.network.peer_watch import PeerWatch
 from workerproxy.worker.network.splice import PipePool
 from workerproxy.worker.upstream.cluster_builder import ClusterBuilder, hosts_of
 from workerproxy.worker.upstream.cluster_manager import ClusterManager
@@ -51,7 +52,7 @@ class DataPlane:
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self._dispatcher = Dispatcher(context.loop)
+        self._dispatcher = Dispatcher(context.loop, peers=PeerWatch(context.loop))
         self._pipes = PipePool()
         self._clusters = ClusterManager()
         self._drain = DrainState()

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 _log = logging.getLogger("workerproxy.connection")
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from workerproxy.worker.network.dispatcher import Dispatcher, TimerQueue
 
 READ_SIZE: Final = 65536  # bytes asked for by one read; a body's read-ahead is bounded by it
@@ -65,6 +67,7 @@ class Connection:
         "_loop",
         "_low",
         "_out",
+        "_peers",
         "_read_disabled",
         "_reader_on",
         "_recv",
@@ -73,8 +76,10 @@ class Connection:
         "_writer_on",
         "bytes_read",
         "bytes_written",
+        "error_reader",
         "fd",
         "out_size",
+        "peer_failed",
         "sock",
         "state",
     )
@@ -86,6 +91,7 @@ class Connection:
         self.fd = sock.fileno()
         self.state = OPEN
         self._loop = dispatcher.loop
+        self._peers = dispatcher.peers
         self._callbacks = callbacks
         self._recv = sock.recv
         self._send = sock.send
@@ -102,6 +108,8 @@ class Connection:
         self._reader_on = False
         self._writer_on = False
         self._linger: TimerQueue[Connection] | None = None
+        self.peer_failed = False  # it was reset, though bytes that came before may be unread
+        self.error_reader: Callable[[], None] | None = None  # who reads in our place (a splice)
 
     def __repr__(self) -> str:
         reading = "paused" if self._read_disabled else "reading"
@@ -114,6 +122,8 @@ class Connection:
         if not self._reader_on and not self._read_disabled:
             self._reader_on = True
             self._loop.add_reader(self.fd, self._on_readable)
+        if self._peers is not None:
+            self._peers.add(self)
 
     def read_disable(self) -> None:
         """Stop reading; calls nest, each needs its ``read_enable`` (Envoy: readDisable)."""
@@ -127,6 +137,8 @@ class Connection:
         if not self._read_disabled and self.state != CLOSED and not self._reader_on:
             self._reader_on = True
             self._loop.add_reader(self.fd, self._on_readable)
+            if self.peer_failed:
+                self._loop.call_soon(self._read_to_error)
 
     @property
     def read_disabled(self) -> bool:
@@ -150,6 +162,20 @@ class Connection:
                 self._on_bug()
         # else: the peer goes on sending to a connection that is closing; read and forget, so that no RST
         # destroys the response it has not read yet (RFC 9112 section 9.6).
+
+    def on_peer_error(self) -> None:
+        """The peer has reset the connection. What it sent before is read first; then the read that fails tells."""
+        self.peer_failed = True
+        if self.error_reader is not None:
+            self.error_reader()
+        else:
+            self._read_to_error()
+
+    def _read_to_error(self) -> None:
+        size = -1
+        while self._reader_on and size != self.bytes_read:
+            size = self.bytes_read
+            self._on_readable()
 
     def _on_fin(self) -> None:
         self.stop_reading()
@@ -306,6 +332,8 @@ class Connection:
         self.out_size = 0
         if self._linger is not None:
             self._linger.cancel(self)
+        if self._peers is not None:
+            self._peers.remove(self.fd)
         self.sock.close()
 
     def reset(self) -> None:

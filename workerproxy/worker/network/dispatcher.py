@@ -12,7 +12,10 @@ import logging
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from workerproxy.worker.network.peer_watch import PeerWatch
 
 T = TypeVar("T")
 
@@ -85,17 +88,22 @@ class TimerQueue(Generic[T]):
 
 
 class Dispatcher:
-    """One per worker. ``clock`` gives monotonic seconds; ``new_socket`` (family, type) makes sockets for upstreams."""
+    """One per worker. ``clock`` gives monotonic seconds; ``new_socket`` (family, type) makes sockets for upstreams.
+
+    ``peers`` watches for resets where the loop is a real one.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float] = monotonic,
         new_socket: Callable[[int, int], socket.socket] = socket.socket,
+        peers: PeerWatch | None = None,
     ) -> None:
         self.loop = loop
         self.clock = clock
         self.new_socket = new_socket
+        self.peers = peers
         self._queues: dict[tuple[float, Callable[..., None]], TimerQueue[object]] = {}
         self._most_queues = _QUEUES
 

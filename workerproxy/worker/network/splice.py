@@ -96,6 +96,7 @@ class Splice:
 
     def start(self) -> None:
         self._source.read_disable()
+        self._source.error_reader = self._read_to_error
         self._watch_source()
 
     def cancel(self) -> None:
@@ -107,6 +108,15 @@ class Splice:
         if not self._reading:
             self._reading = True
             self._loop.add_reader(self._source.fd, self._on_source_readable)
+            if self._source.peer_failed:
+                self._loop.call_soon(self._read_to_error)
+
+    def _read_to_error(self) -> None:
+        """The source was reset: nothing will say so again, so read on until it shows."""
+        left = -1
+        while self._reading and left != self._left:
+            left = self._left
+            self._on_source_readable()
 
     def _on_source_readable(self) -> None:
         try:
@@ -169,4 +179,5 @@ class Splice:
             self._loop.remove_writer(self._sink.fd)
         self._pool.give_back(self._pipe, empty=not self._in_pipe)
         self._pipe = (-1, -1, 0)
+        self._source.error_reader = None
         self._source.read_enable()
