@@ -4,7 +4,7 @@
 #   make test    install, then lint, types, import rules and all tests
 #   make help    the rest
 
-PYTHON ?= python3
+PYTHON ?= auto
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2

@@ -30,7 +30,7 @@ OVERWRITE: Final = 0
 APPEND_IF_ABSENT: Final = 1
 PASS_THROUGH: Final = 2
 
-_HOP_BY_HOP: Final = (b"connection", b"upgrade", b"keep-alive", b"proxy-connection", b"transfer-encoding")
+_HOP_BY_HOP: Final = (b"upgrade", b"keep-alive", b"proxy-connection", b"transfer-encoding")
 # Removed from what external clients send (header_sanitizing.rst); the second group only by an edge proxy.
 _INTERNAL_ONLY: Final = (
     b"x-envoy-retriable-status-codes",
@@ -188,6 +188,8 @@ class HeaderRules:
 
     def apply(self, headers: RequestHeaders, stream: ActiveStream, manager: ConnectionManager) -> None:
         """``mutateRequestHeaders``: hop-by-hop headers go, forwarding headers come, the client's address is found."""
+        if b"connection" in headers:
+            headers.remove(b"connection")
         rare = not self._rare.isdisjoint(headers)
         if rare:
             stream.rare_headers = True

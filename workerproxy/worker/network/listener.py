@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("workerproxy.conn_handler")
 
-_ACCEPTS_PER_EVENT: Final = 64  # then other events get their turn
+# One connection an event: asking for another one costs a system call that nearly always says there is none, and a
+# burst still gets its turns, in between those of the connections that are there.
+_ACCEPTS_PER_EVENT: Final = 1
+_ACCEPTS_AT_STOP: Final = 64
 _PAUSE_S: Final = 0.1  # how long accepting rests when descriptors or buffers ran out
 _RETRY: Final = frozenset({errno.EAGAIN, errno.EINTR, errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN})
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -49,7 +52,7 @@ class ActiveListener:
     def stop(self) -> None:
         """Accept what is queued, then stop. The socket itself stays open in the main process."""
         if self._accepting:
-            while self._accept_some(_ACCEPTS_PER_EVENT) == _ACCEPTS_PER_EVENT:
+            while self._accept_some(_ACCEPTS_AT_STOP) == _ACCEPTS_AT_STOP:
                 pass
             self._accepting = False
             self._loop.remove_reader(self._sock.fileno())
