@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -45,10 +46,18 @@ def http_get(port: int, path: str, timeout_s: float = 2.0) -> tuple[int, str]:
         return 0, ""
 
 
+def _ended_with_the_tests() -> list[str]:
+    """The words before a command that make the kernel end it with its parent; it keeps its process id."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+
+
 class Process:
     """One program under test, its own process group, with stdout and stderr in one file.
 
     Used as a context manager; leaving it stops the program: SIGTERM, and after ``STOP_TIMEOUT_S`` SIGKILL to the group.
+    When the test run is itself killed, the kernel sends SIGTERM; it does so when the *thread* that made this object
+    ends, so make it in one that lives as long as the program shall.
     """
 
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
@@ -56,7 +65,7 @@ class Process:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self._final_output = ""
         self.popen = subprocess.Popen(
-            self.argv,
+            [*_ended_with_the_tests(), *self.argv],
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
