@@ -1,4 +1,4 @@
-"""A proxy, its origins and its access log for the tests of the data plane: configured by a few fields, asked in one line.
+"""A proxy, its origins and its access log for the data plane's tests: configured by a few fields, asked in one line.
 
 A *lane* is an origin behind a path prefix and a cluster of its own, so that tests that share one proxy share no pool,
 no statistic and no script: each test takes a lane nobody has used.
@@ -126,7 +126,7 @@ class Stage:
         path = directory / "proxy.yaml"
         path.write_text(json.dumps(self._bootstrap(plan)))
         try:
-            self.process = start_workerproxy(path, self.admin, "--file-flush-interval-msec", "10", workers=plan.workers)
+            self.process = start_workerproxy(path, self.admin, workers=plan.workers)
         except BaseException:
             self._origins.close()
             raise

@@ -68,7 +68,7 @@ class Strace:
         self._stop()
 
     def wait(self, name: str, mark: str, number: int = 1) -> None:
-        """Return when ``number`` calls of that name, with ``mark`` in their arguments, were seen: they are a bit late."""
+        """Return when ``number`` calls with ``mark`` in their arguments were seen: they come a little late."""
 
         def seen() -> bool:
             return sum(call.name == name and mark in call.arguments for call in self.calls()) >= number

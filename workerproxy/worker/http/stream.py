@@ -549,7 +549,13 @@ class ActiveStream(StreamInfo):
         self.flush()
         self.manager.stats.downstream_rq_tx_reset += 1
         self.manager.close_after_response = True
-        self.manager.on_stream_done(self)
+        headers = self.response_headers
+        if self.protocol == "HTTP/1.0" and headers is not None and b"content-length" not in headers:
+            # FIN would say that the body is complete (RFC 9112 section 8); Envoy sends one all the same.
+            self.connection.reset()
+            self.manager.close()
+        else:
+            self.manager.on_stream_done(self)
 
     def _count_wire_bytes(self, client: ActiveClient | None) -> None:
         """What went over the two connections for this stream; for the access log."""
