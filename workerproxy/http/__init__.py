@@ -1,1 +1,1 @@
-"""(to be described)"""
+"""The vocabulary of a request, without I/O: header maps, stream info, outcomes, formats, matchers."""

@@ -18,8 +18,8 @@ Pair = tuple[bytes, bytes]
 class HeaderMap(dict[bytes, bytes]):
     """Ordered multi-map of header fields (RFC 9110 section 5).
 
-    ``h[name]`` and ``h.get(name)`` read the first value. Plain item assignment and deletion touch only that first value:
-    use them where the name is known to be single, and ``replace``/``remove`` elsewhere.
+    ``h[name]`` and ``h.get(name)`` read the first value. Plain item assignment and deletion touch only that first
+    value: use them where the name is known to be single, and ``replace``/``remove`` elsewhere.
     """
 
     more: list[Pair] | None = None
@@ -90,7 +90,7 @@ class HeaderMap(dict[bytes, bytes]):
 
 
 class RequestHeaders(HeaderMap):
-    """A request's header map with its pseudo headers as attributes (``:method``, ``:path``, ``:authority``, ``:scheme``).
+    """A request's header map; its pseudo headers (``:method``, ``:path``, ``:authority``, ``:scheme``) are attributes.
 
     The ``host`` field is not in the map: its value is ``authority``.
     """

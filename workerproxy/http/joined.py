@@ -1,7 +1,7 @@
 """Headers that have one value: what is appended to them is joined with a comma, others get a further field line.
 
-Matchers and header mutations go by it. Envoy's name: inline headers (``INLINE_REQ_HEADERS`` in ``header_map.h``, and the
-ones its extensions register); the lists were checked against Envoy 1.40.
+Matchers and header mutations go by it. Envoy's name: inline headers (``INLINE_REQ_HEADERS`` in ``header_map.h``, and
+the ones its extensions register); the lists were checked against Envoy 1.40.
 """
 
 from __future__ import annotations

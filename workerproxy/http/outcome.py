@@ -121,8 +121,8 @@ DOWNSTREAM_REMOTE_DISCONNECT: Final = "downstream_remote_disconnect"
 def invalid_request_header(name: bytes) -> Outcome:
     """The 503 for a header that the route would have given a value with CR, LF or NUL."""
     text = b"invalid header value for: " + name
-    details = "filter_removed_required_request_headers{%s}" % text.decode("latin-1").replace(" ", "_")
-    return Outcome(503, text, details, DPE)
+    details = text.decode("latin-1").replace(" ", "_")
+    return Outcome(503, text, f"filter_removed_required_request_headers{{{details}}}", DPE)
 
 
 class ResetReason(NamedTuple):

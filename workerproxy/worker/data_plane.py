@@ -1,8 +1,8 @@
 """The data plane of one worker: listeners and clusters of the committed configuration, and the next one being prepared.
 
 Builds runtime objects from the bootstrap, top to bottom, in the order of a request: listener -> connection manager ->
-filters -> routes -> clusters. ``prepare`` builds everything and serves nothing; ``commit`` swaps. Streams keep what they
-began with. Driven by ``worker.py``.
+filters -> routes -> clusters. ``prepare`` builds everything and serves nothing; ``commit`` swaps. Streams keep what
+they began with. Driven by ``worker.py``.
 """
 
 from __future__ import annotations

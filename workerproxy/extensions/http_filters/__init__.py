@@ -1,1 +1,1 @@
-"""(to be described)"""
+"""HTTP filters. A module here is a filter; nothing lists it."""

@@ -1,7 +1,7 @@
 """Least request: of two hosts chosen at random, the one with fewer requests in flight. Envoy: ``LEAST_REQUEST``.
 
-With unequal weights Envoy schedules by weight / (active + 1) instead; so does this, over all hosts. What is in flight is
-counted per worker, as in Envoy it is per process: the choice is as good as this worker's own share of the load.
+With unequal weights Envoy schedules by weight / (active + 1) instead; so does this, over all hosts. What is in flight
+is counted per worker, as in Envoy it is per process: the choice is as good as this worker's own share of the load.
 """
 
 from __future__ import annotations

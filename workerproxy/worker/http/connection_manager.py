@@ -254,7 +254,10 @@ class ConnectionManager:
             self.start_drain()
 
     def start_drain(self) -> None:
-        """The next response says so; with none in ``drain_timeout`` the connection closes (Envoy: startDrainSequence)."""
+        """The next response says so; without one in ``drain_timeout`` the connection closes.
+
+        Envoy: ``startDrainSequence``.
+        """
         if self.connection.state == OPEN and not self.draining:
             self.draining = True
             self.dispatcher.call_later(self.config.drain_timeout_s, self._on_drain_timeout)

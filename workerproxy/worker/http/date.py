@@ -1,4 +1,4 @@
-"""The ``date`` header's value, made at most once in 500 ms (RFC 9110 section 5.6.7). Envoy: ``TlsCachingDateProvider``."""
+"""The ``date`` header's value, made once in 500 ms (RFC 9110 section 5.6.7). Envoy: ``TlsCachingDateProvider``."""
 
 from __future__ import annotations
 

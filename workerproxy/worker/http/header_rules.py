@@ -337,7 +337,10 @@ def _host_of(address: str) -> str:
 
 
 def _from_xff(value: bytes, skip: int) -> tuple[str | None, bool]:
-    """The address ``skip`` entries from the right as ``ip:0``, and whether it was the only one (Utility::getLastAddressFromXFF)."""
+    """The address ``skip`` entries from the right as ``ip:0``, and whether it was the only one.
+
+    Envoy: ``Utility::getLastAddressFromXFF``.
+    """
     entries = value.split(b",")
     if skip >= len(entries):
         return None, False

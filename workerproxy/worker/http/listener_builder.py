@@ -1,4 +1,4 @@
-"""From ``envoy.config.listener.v3.Listener`` to what an HTTP listener runs: filter chain -> connection manager -> filters.
+"""From ``envoy.config.listener.v3.Listener`` to what an HTTP listener runs: connection manager, routes, filters.
 
 The configuration layer has validated the message; what only shows here is ``Refused``.
 """

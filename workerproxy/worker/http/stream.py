@@ -3,7 +3,7 @@
 Steps 1 (its half above the codec) and 5: takes the parsed request through header rules, route and filters, and writes
 the response. Its ``StreamInfo`` attributes are what the access log prints.
 
-    headers -> rules -> route -> filters -> router ... router -> filters -> send_headers / send_data / send_trailers -> done
+    headers -> rules -> route -> filters -> router ... -> filters -> send_headers, send_data, send_trailers -> done
     anywhere -> local_reply (an answer of our own) or reset (the response cannot be finished: the connection closes)
 """
 

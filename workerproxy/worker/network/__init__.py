@@ -1,1 +1,1 @@
-"""(to be described)"""
+"""Sockets and events: dispatcher, listener, connection, splice. Knows bytes, not HTTP."""

@@ -102,7 +102,7 @@ def _local_address(sock: socket.socket) -> str:
 def address_text(family: int, address: object) -> str:
     """A socket address as Envoy prints it: ``1.2.3.4:5``, ``[::1]:5``, or a Unix socket's path."""
     if family == socket.AF_INET and isinstance(address, tuple):
-        return "%s:%d" % address
+        return f"{address[0]}:{address[1]}"
     if family == socket.AF_INET6 and isinstance(address, tuple):
         return f"[{address[0]}]:{address[1]}"
     if isinstance(address, bytes):

@@ -1,1 +1,1 @@
-"""(to be described)"""
+"""Steps 2 to 4: route table, router filter, upstream request."""

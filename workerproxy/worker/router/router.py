@@ -90,8 +90,8 @@ class Router(StreamFilter):
         "_cluster",
         "_config",
         "_duration_timers",
-        "_per_try",
         "_end_stream",
+        "_per_try",
         "_response_started",
         "_route",
         "_timeout_s",
@@ -198,7 +198,8 @@ class Router(StreamFilter):
     def _set_timeouts(self, route: Route, headers: RequestHeaders) -> None:
         config = self._config
         timeout_s = route.timeout_s
-        if (self.stream.rare_headers and not _CONTROL_HEADERS.isdisjoint(headers)) or config.respect_expected_rq_timeout:
+        steered = self.stream.rare_headers and not _CONTROL_HEADERS.isdisjoint(headers)
+        if steered or config.respect_expected_rq_timeout:
             timeout_s = self._timeouts_from_headers(timeout_s, headers)
         if timeout_s:
             self._timeout_s = timeout_s

@@ -73,8 +73,8 @@ class FieldLines(dict[bytes, "Pair"]):
         return pair
 
 
-# A header section that was read in bulk: its bytes from after the first line to the end of the head, its fields (without
-# Host; never changed, only copied), Host, content-length or 0, whether the connection is kept, header bytes. A plain
-# tuple: a named one costs four times as much to make.
+# A header section that was read in bulk: its bytes from after the first line to the end of the head, its fields
+# (without Host; never changed, only copied), Host, content-length or 0, whether the connection is kept, header bytes.
+# A plain tuple: a named one costs four times as much to make.
 Section = tuple[bytes, dict[bytes, bytes], bytes, int, bool, int]
 NO_SECTION: Final[Section] = (b"", {}, b"", 0, True, 0)  # no head ends with it

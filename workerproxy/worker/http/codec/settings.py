@@ -11,6 +11,7 @@ from typing import Final
 
 from workerproxy.worker.http.codec.field_lines import FieldLines
 from workerproxy.worker.http.codec.field_names import known_names
+from workerproxy.worker.http.codec.status_lines import known_status_lines
 
 # HttpProtocolOptions.HeadersWithUnderscoresAction
 ALLOW: Final = 0
@@ -33,7 +34,7 @@ class CodecSettings:
     bulk: bool = True  # read whole heads at once where possible; False: always by callbacks, for tests
     names: dict[bytes, bytes] = field(default_factory=known_names, init=False, repr=False)  # spelling -> lower case
     hosts: set[bytes] = field(default_factory=set, init=False, repr=False)  # authorities found valid
-    statuses: dict[bytes, int] = field(default_factory=dict, init=False, repr=False)  # status line -> code
+    statuses: dict[bytes, int] = field(default_factory=known_status_lines, init=False, repr=False)
     lines: FieldLines = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

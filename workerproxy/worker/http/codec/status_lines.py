@@ -78,6 +78,13 @@ def _lines(version: bytes) -> dict[int, bytes]:
     return {status: b"%b %d %b" % (version, status, reason(status)) for status in range(100, 1000)}
 
 
+def known_status_lines() -> dict[bytes, int]:
+    """A new table from status line to code, of final responses that may have a body, as most servers write them."""
+    return {
+        line: code for code, line in STATUS_LINES.items() if code in _PHRASES and code >= 200 and code not in (204, 304)
+    }
+
+
 # Status code (100 to 999) -> status line without CRLF.
 STATUS_LINES: Final = _lines(b"HTTP/1.1")
 STATUS_LINES_10: Final = _lines(b"HTTP/1.0")
