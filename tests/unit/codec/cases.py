@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,11 @@ class Case:
             options["default_host_for_http_10"] = options["default_host_for_http_10"].encode()
         return CodecSettings(**{"max_headers_kb": 60 if self.side == "request" else 80, **options})
 
+    @cached_property
+    def callbacks_only(self) -> CodecSettings:
+        """The same, with every head read by callbacks."""
+        return replace(self.settings, bulk=False)
+
 
 def load() -> list[Case]:
     """Every fixture, in order of name."""
@@ -95,11 +100,12 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
     return bytes.fromhex(match[1].decode()) if match[1] else _SIMPLE[match[2]]
 
 
-def run(case: Case, parts: list[bytes]) -> dict[str, Any]:
+def run(case: Case, parts: list[bytes], *, bulk: bool = True) -> dict[str, Any]:
     """Feed ``parts`` to a new codec and describe what came of them."""
+    settings = case.settings if bulk else case.callbacks_only
     if case.side == "request":
-        return run_server(case.settings, parts)
-    return run_client(case.settings, parts, case.expected.get("expect", ["GET"]), eof=case.expected.get("eof", False))
+        return run_server(settings, parts)
+    return run_client(settings, parts, case.expected.get("expect", ["GET"]), eof=case.expected.get("eof", False))
 
 
 def run_server(settings: CodecSettings, parts: list[bytes]) -> dict[str, Any]:

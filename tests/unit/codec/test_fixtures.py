@@ -37,6 +37,13 @@ def test_whole(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: f"{case.side}/{case.name}")
+def test_whole_by_callbacks(case: Case) -> None:
+    size = case.expected.get("read_size", len(case.data) or 1)
+    parts = [case.data[start : start + size] for start in range(0, len(case.data), size)]
+    assert cases.run(case, parts, bulk=False) == expected(case)
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: f"{case.side}/{case.name}")
 def test_byte_by_byte(case: Case) -> None:
     size = 1 if len(case.data) <= 4096 else 997
     parts = [case.data[start : start + size] for start in range(0, len(case.data), size)]
