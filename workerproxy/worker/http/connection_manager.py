@@ -106,7 +106,8 @@ class ConnectionManager:
             return
         messages = self.codec.messages
         self._starting = True
-        while messages and self.stream is None and self.connection.state == OPEN:
+        connection = self.connection
+        while messages and self.stream is None and connection.state == OPEN and not connection.above_high:
             message = messages[0]
             if not message.headers_complete:
                 if message.error is not None:
@@ -203,6 +204,9 @@ class ConnectionManager:
         self._stream_timed_out(outcome.REQUEST_TIMEOUT)
 
     def on_stream_idle(self) -> None:
+        stream = self.stream
+        if stream is not None and stream.moves_on():
+            return
         self.stats.downstream_rq_idle_timeout += 1
         self._stream_timed_out(outcome.STREAM_IDLE_TIMEOUT)
 
@@ -280,10 +284,19 @@ class ConnectionManager:
         messages = self.codec.messages
         if messages and messages[0] is message:
             messages.popleft()
+        if self.connection.above_high:  # the client sends requests and reads no responses: no further one until it does
+            if not self._read_ahead:
+                self._read_ahead = True
+                self.connection.read_disable()
+            return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Room for the next request: one that was read ahead, or what is still to be read."""
         if self._read_ahead:
             self._read_ahead = False
             self.connection.read_enable()
-        if messages:
+        if self.codec.messages:
             self._start_streams()
 
     def _release_stream(self, stream: ActiveStream) -> None:
@@ -311,6 +324,8 @@ class ConnectionManager:
         stream = self.stream
         if stream is not None:
             stream.router.resume_response()
+        else:
+            self._go_on()
 
     # the connection's end
 
