@@ -168,6 +168,7 @@ class ServerCodec(Reader[RequestMessage]):
         message.version = 11
         message.keep_alive = keep_alive
         message.headers_complete = True
+        message.host_missing = False
         message.content_length = length
         message.body_remaining = missing
         message.trailers = None
@@ -205,7 +206,8 @@ class ServerCodec(Reader[RequestMessage]):
         fields = dict(map(pair, lines[first:count]))
         if (
             len(fields) != count - first
-            or b"host" in fields  # not first, or again
+            or not first  # no Host, or not first
+            or b"host" in fields  # again
             or count > self._max_count
             or (host not in self._hosts and not target.authority_valid(host, self._hosts))
         ):
