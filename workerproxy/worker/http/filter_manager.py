@@ -151,6 +151,9 @@ class Direction(Generic[HeadersT]):
                     stop.buffer.extend(data)
                 self.resume(index)
                 return
+            if stop.buffer is not None:
+                data.extend(stop.buffer)
+                stop.buffer = None
             index += 1
             if stop.added_trailers is not None:
                 trailers, stop.added_trailers = stop.added_trailers, None
@@ -158,8 +161,9 @@ class Direction(Generic[HeadersT]):
                 if not self.over:
                     self.trailers(trailers, index)
                 return
-        if data or end_stream:
-            self._sink.data(list(data), end_stream)
+        chunks = [chunk for chunk in data if chunk]  # an empty one would end a chunked body
+        if chunks or end_stream:
+            self._sink.data(chunks, end_stream)
 
     def trailers(self, trailers: HeaderMap, index: int = 0) -> None:
         while index < len(self.stops):
@@ -187,7 +191,8 @@ class Direction(Generic[HeadersT]):
         # A filter that stopped everything has not seen its data and trailers yet.
         first = index if stop.state == STOPPED_ALL else index + 1
         body, stop.buffer = stop.buffer, None
-        trailers, stop.trailers = stop.trailers, None
+        trailers = stop.trailers if stop.trailers is not None else stop.added_trailers
+        stop.trailers = stop.added_trailers = None
         end, stop.end = stop.end, False
         stop.state = FLOWING
         if stop.paused:

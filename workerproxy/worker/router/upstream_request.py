@@ -191,7 +191,8 @@ class UpstreamRequest:
             codec.messages.popleft()
             trailers = message.trailers
             self._complete(message, now)
-            router.on_upstream_data(chunks, trailers is None, now)
+            if chunks or trailers is None:
+                router.on_upstream_data(chunks, trailers is None, now)
             if trailers is not None:
                 router.on_upstream_trailers(trailers, now)
             return
