@@ -16,7 +16,7 @@ import pytest
 from tests.integration.stage import Lane, Listener, Plan, Stage, cluster, endpoint, route, tcp
 from tests.support.client import RawClient
 from tests.support.framing import body_end, dechunk, head_end
-from tests.support.origin import DEFAULT_ANSWER, Answer, Close, Finish, Origin, Pause, Send, answer
+from tests.support.origin import DEFAULT_ANSWER, Answer, Close, Finish, Origin, Pause, Send, Step, answer
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 
@@ -25,7 +25,11 @@ BEFORE_HEADERS: Final = "upstream_reset_before_response_started{connection_termi
 INSIDE_HEADERS: Final = "upstream_reset_before_response_started{protocol_error}"
 INSIDE_BODY: Final = "upstream_reset_after_response_started{protocol_error}"
 # How an origin ends a connection. A reset may come with the last bytes or after them: different events to the proxy.
-ENDS: Final = {"fin": [Close()], "rst": [Close(reset=True)], "rst-later": [Pause(0.1), Close(reset=True)]}
+ENDS: Final[dict[str, list[Step]]] = {
+    "fin": [Close()],
+    "rst": [Close(reset=True)],
+    "rst-later": [Pause(0.1), Close(reset=True)],
+}
 UPSTREAM_ERROR: Final = b"upstream connect error or disconnect/reset before headers. reset reason: "
 LARGE: Final = 1 << 20  # bytes: a body of which the proxy makes a splice
 REFUSING_PORT: Final = free_port()
@@ -322,7 +326,7 @@ def test_garbage_inside_a_chunked_body_cuts_the_response_short(stage: Stage, lan
 def test_bytes_after_the_response_reach_nobody(
     stage: Stage, lane: Lane, sent: bytes, surplus: bytes, segments: int
 ) -> None:
-    steps = [Send(sent + surplus)] if segments == 1 else [Send(sent), Pause(0.05), Send(surplus)]
+    steps: list[Step] = [Send(sent + surplus)] if segments == 1 else [Send(sent), Pause(0.05), Send(surplus)]
     lane.origin.play([Answer(steps)])
     with stage.client() as client:
         client.send(lane.get("fault"))
@@ -370,7 +374,7 @@ def upload_until_answered(stage: Stage, lane: Lane, size: int) -> RawClient:
 @pytest.mark.parametrize("size", [65536, 4 << 20])
 @pytest.mark.parametrize("then", [[], [Pause(0.05), Close()]], ids=["stays", "closes"])
 def test_an_answer_before_the_end_of_the_request_reaches_the_client(
-    stage: Stage, lane: Lane, size: int, then: list[Close]
+    stage: Stage, lane: Lane, size: int, then: list[Step]
 ) -> None:
     early = b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 3\r\n\r\nbig"
     lane.origin.play([Answer([Send(early), *then], when="head")])

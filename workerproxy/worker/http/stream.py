@@ -49,6 +49,7 @@ class ActiveStream(StreamInfo):
         "_head_request",
         "_idle",
         "_idle_timeout_s",
+        "_latest_splice",
         "_splice",
         "chain",
         "config",
@@ -92,7 +93,8 @@ class ActiveStream(StreamInfo):
         self._head_request = False
         self._idle = config.idle_timers
         self._idle_timeout_s = config.idle_timeout_s
-        self._splice: Splice | None = None
+        self._splice: Splice | None = None  # of the request's body
+        self._latest_splice: Splice | None = None  # of either body
         self._handles: list[asyncio.TimerHandle] | None = None
         self.downstream_remote_address = self.downstream_direct_remote_address = manager.peer_address
         if message.version == 10 and config.codec.accept_http_10:
@@ -466,7 +468,25 @@ class ActiveStream(StreamInfo):
         pipe = self.manager.pipes.take()
         if pipe is None:
             return None
-        return Splice(self.manager.pipes, pipe, self.manager.dispatcher.loop, source, sink, count, on_done)
+        loop = self.manager.dispatcher.loop
+        splice = self._latest_splice = Splice(self.manager.pipes, pipe, loop, source, sink, count, on_done)
+        return splice
+
+    def moves_on(self) -> bool:
+        """Asked when the idle timeout is over: whether a splice has moved bytes since; then it is asked again later."""
+        splice, idle = self._latest_splice, self._idle
+        if splice is None or idle is None or not splice.running:
+            return False
+        left = splice.last_moved + idle.duration_s - self.manager.dispatcher.loop.time()
+        if left <= 0:
+            return False
+        self.call_later(left, self._check_moving)
+        return True
+
+    def _check_moving(self) -> None:
+        if self._latest_splice is not None and self._latest_splice.running:
+            self.manager.on_stream_idle()
+        # else: what ended it has set the timeout anew
 
     def on_response_spliced(self, moved: int) -> None:
         self.bytes_sent += moved
@@ -574,9 +594,11 @@ class ActiveStream(StreamInfo):
         """Let go of everything upstream and every timer; called once, by the connection manager."""
         self.destroyed = True
         if self._splice is not None:
+            self.bytes_received += self._splice.moved
             self._splice.cancel()
             self._splice = None
         self.router.on_destroy()
+        self._latest_splice = None
         del self.router  # the two hold each other; this way nothing is left to the garbage collector
         if self.chain is not None:
             self.chain.destroy()

@@ -69,6 +69,7 @@ class Splice:
         "_sink",
         "_source",
         "_writing",
+        "last_moved",
         "moved",
     )
 
@@ -93,11 +94,17 @@ class Splice:
         self._on_done = on_done
         self._reading = False
         self._writing = False
+        self.last_moved = loop.time()  # seconds of the loop's clock
 
     def start(self) -> None:
         self._source.read_disable()
         self._source.error_reader = self._read_to_error
         self._watch_source()
+
+    @property
+    def running(self) -> bool:
+        """Started, or about to be, and not done."""
+        return self._pipe[0] >= 0
 
     def cancel(self) -> None:
         """Stop; ``on_done`` is not called. Nothing happens when it is done already."""
@@ -132,6 +139,7 @@ class Splice:
         self._source.bytes_read += count
         self._left -= count
         self._in_pipe += count
+        self.last_moved = self._loop.time()
         self._drain()
 
     def _on_sink_writable(self) -> None:
@@ -150,6 +158,7 @@ class Splice:
             self._in_pipe -= count
             self.moved += count
             self._sink.bytes_written += count
+            self.last_moved = self._loop.time()
         if not self._left:
             self._done("")
             return

@@ -301,6 +301,7 @@ class UpstreamRequest:
 
     def _cancel_splice(self) -> None:
         if self._splice is not None:
+            self.router.stream.bytes_sent += self._splice.moved
             self._splice.cancel()
             self._splice = None
 
