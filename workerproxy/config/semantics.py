@@ -22,6 +22,7 @@ from workerproxy.extensions.registry import Registry
 _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _STATIC: Final = 0  # Cluster.DiscoveryType
+_LOGICAL_DNS: Final = 2
 _HOLDERS: Final = frozenset(
     field.rpartition(".")[0] for field in EXTENSION_POINTS if field.endswith(".typed_config")
 )  # messages that name an extension
@@ -160,6 +161,14 @@ class Semantics:
         place, cluster = Place.of(visit), visit.message
         resolved = cluster.WhichOneof("cluster_discovery_type") == "type" and cluster.type != _STATIC
         assignment = place.field("load_assignment")
+        if resolved and cluster.type == _LOGICAL_DNS:
+            counts = [len(locality.lb_endpoints) for locality in cluster.load_assignment.endpoints]
+            if counts != [1] and not assignment.mark.failed:
+                yield assignment.error(
+                    "a LOGICAL_DNS cluster is one host",
+                    "one entry in 'endpoints', one in 'lb_endpoints'",
+                    f"{sum(counts)} endpoints in {len(counts)} localities",
+                )
         for i, locality in enumerate(cluster.load_assignment.endpoints):
             group = assignment.item("endpoints", i)
             for j, endpoint in enumerate(locality.lb_endpoints):

@@ -212,7 +212,9 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
     "envoy.config.cluster.v3.Cluster": {
         "name": READ,
         "alt_stat_name": READ,
-        "type": only("STATIC", "STRICT_DNS"),
+        "type": only(
+            "STATIC", "STRICT_DNS", "LOGICAL_DNS", note="of LOGICAL_DNS the first address alone, without Happy Eyeballs"
+        ),
         "connect_timeout": READ,
         "per_connection_buffer_limit_bytes": READ,
         "lb_policy": note("those whose module is in extensions/load_balancers"),

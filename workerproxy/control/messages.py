@@ -16,7 +16,9 @@ from typing import Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
 PROTOCOL_VERSION: Final = 1
 
-Hosts = list[tuple[str, int]]  # (IP address, port), in the order in which they are to be used
+# (IP address, port, which endpoint of the cluster's load_assignment it is an address of, counted over all localities),
+# in the order in which they are to be used.
+Hosts = list[tuple[str, int, int]]
 
 
 class ProtocolError(Exception):

@@ -1,8 +1,9 @@
-"""Addresses of STRICT_DNS clusters, resolved here for all workers. Envoy's name: ``StrictDnsClusterImpl``.
+"""Addresses of STRICT_DNS and LOGICAL_DNS clusters, resolved here for all workers.
 
 Every endpoint of a cluster is a target with a timer of its own; the cluster's hosts are the addresses of all its
 targets, in the order of the configuration, each once. The last good answer is kept when a later one fails. What has
-changed is pushed to the workers.
+changed is pushed to the workers. Of LOGICAL_DNS the first address alone counts, and no answer empties the cluster.
+Envoy's names: ``StrictDnsClusterImpl``, ``LogicalDnsCluster``.
 
 Reads of ``cluster.v3.Cluster``: type, load_assignment, dns_lookup_family, dns_refresh_rate, dns_failure_refresh_rate,
 respect_dns_ttl, dns_jitter.
@@ -203,15 +204,20 @@ class DnsCluster:
         return answer
 
     def _take(self, index: int, addresses: list[str]) -> None:
-        chosen = addresses[:1] if self.settings.first_address_only else addresses
+        chosen = addresses
+        if self.settings.first_address_only:
+            chosen = addresses[:1]
+            if chosen in ([], self._answers[index]):
+                return  # (Envoy counts no update_no_rebuild here)
         if sorted(chosen) == sorted(self._answers[index]):
             self._stats.update_no_rebuild += 1
             return
         self._answers[index] = chosen
-        unique: dict[tuple[str, int], None] = {}
-        for (_, port), texts in zip(self.settings.targets, self._answers, strict=True):
-            unique.update(dict.fromkeys((text, port) for text in texts))
-        self.hosts = list(unique)
+        unique: dict[tuple[str, int], int] = {}
+        for endpoint, ((_, port), texts) in enumerate(zip(self.settings.targets, self._answers, strict=True)):
+            for text in texts:
+                unique.setdefault((text, port), endpoint)
+        self.hosts = [(text, port, endpoint) for (text, port), endpoint in unique.items()]
         _log.debug("cluster %s: %d hosts", self.settings.cluster, len(self.hosts))
         self._on_change(self)
 

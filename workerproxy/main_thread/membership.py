@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from workerproxy.main_thread.configuration import ConfigVersion
 
 _STATIC: Final = 0  # Cluster.DiscoveryType
+_LOGICAL_DNS: Final = 2
 # core.v3.HealthStatus of an endpoint that is not used: UNHEALTHY, DRAINING, TIMEOUT.
 _UNFIT: Final = frozenset({2, 3, 4})
 _DEGRADED: Final = 5
@@ -45,23 +46,28 @@ class Membership:
 
     def count_resolved(self, cluster: Any, hosts: Hosts) -> None:
         """The addresses of a DNS cluster, or new ones."""
-        group = self._group(cluster, tuple(hosts))
-        group.membership_total = group.membership_healthy = len(hosts)
+        statuses = _statuses(cluster)
+        # A logical host is the same one wherever it moves.
+        members = tuple(hosts) if cluster.type != _LOGICAL_DNS else tuple(one[1:] for one in hosts)
+        self._count(self._group(cluster, members), [statuses[endpoint] for _, _, endpoint in hosts])
 
     def _count_static(self, cluster: Any) -> None:
-        statuses = [
-            endpoint.health_status
-            for locality in cluster.load_assignment.endpoints
-            for endpoint in locality.lb_endpoints
-        ]
         group = self._group(cluster, cluster.load_assignment.SerializeToString(deterministic=True))
+        self._count(group, _statuses(cluster))
+
+    def _count(self, group: MembershipStats, statuses: list[int]) -> None:
         group.membership_total = len(statuses)
         group.membership_degraded = statuses.count(_DEGRADED)
         group.membership_healthy = sum(status not in _UNFIT and status != _DEGRADED for status in statuses)
 
     def _group(self, cluster: Any, members: object) -> MembershipStats:
         group = self._stats.group(cluster_stat_prefix(cluster), MembershipStats)
-        if self._members.get(cluster.name) != members:
+        if self._members.get(cluster.name, ()) != members:
             self._members[cluster.name] = members
             group.membership_change += 1
         return group
+
+
+def _statuses(cluster: Any) -> list[int]:
+    """The configured ``health_status`` of every endpoint, over all localities."""
+    return [one.health_status for locality in cluster.load_assignment.endpoints for one in locality.lb_endpoints]

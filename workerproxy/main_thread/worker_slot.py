@@ -113,7 +113,7 @@ class WorkerSlot:
         self._on_drained = on_drained
         self._process: WorkerProcess | None = None
         self._stats: StatsReader | None = None
-        self._sent_hosts: dict[str, m.Hosts] = {}
+        self._prepared_hosts: dict[str, m.Hosts] = {}
 
     def __repr__(self) -> str:
         return f"<WorkerSlot {self.worker_id} {self.state} version={self.version} {self._process!r}>"
@@ -170,7 +170,7 @@ class WorkerSlot:
         )
         if isinstance(answer, m.Refused):
             raise WorkerRefusedError(f"worker {self.worker_id}: {answer.why}")
-        self._sent_hosts = hosts
+        self._prepared_hosts = hosts
         self._move(PREPARING)
 
     async def commit(self, config: ConfigVersion) -> None:
@@ -179,13 +179,12 @@ class WorkerSlot:
         self._move(COMMITTING)
         self.version = config.version
         for cluster, hosts in self._settings.dns_hosts().items():  # what changed since the prepare
-            if cluster in self._sent_hosts and self._sent_hosts[cluster] != hosts:
+            if cluster in self._prepared_hosts and self._prepared_hosts[cluster] != hosts:
                 self.update_hosts(cluster, hosts)
 
     def update_hosts(self, cluster: str, hosts: m.Hosts) -> None:
         """Tell new addresses, to a worker that serves."""
         if self.state in (SERVING, DRAINING):
-            self._sent_hosts[cluster] = hosts
             self.tell(m.HostsUpdate(cluster, hosts))
 
     async def stop_accepting(self, timeout_s: float) -> None:

@@ -48,7 +48,7 @@ class DataPlaneInterface(Protocol):
     """The proxy itself, as the worker drives it. Calls come from the event loop, one at a time, and never block."""
 
     def prepare(
-        self, version: int, bootstrap: Any, hosts: dict[str, list[tuple[str, int]]], slots: dict[str, int]
+        self, version: int, bootstrap: Any, hosts: dict[str, list[tuple[str, int, int]]], slots: dict[str, int]
     ) -> None:
         """Build everything of a configuration, serve nothing of it. Raises ``Refused``; then nothing has changed."""
 
@@ -61,7 +61,9 @@ class DataPlaneInterface(Protocol):
     def add_listener_socket(self, listener_name: str, sock: socket.socket) -> None:
         """Accept on this socket; before the commit that has its listener, it waits."""
 
-    def update_hosts(self, cluster: str, hosts: list[tuple[str, int]]) -> None: ...
+    def update_hosts(self, cluster: str, hosts: list[tuple[str, int, int]]) -> None:
+        """What a DNS cluster resolves to now: ``control.messages.Hosts``."""
+
 
     def start_drain(self, seconds: float, gradual: bool) -> None:
         """``Connection: close`` on responses from now on: on a share of them that grows to all in ``seconds``.

@@ -24,7 +24,7 @@ from workerproxy.worker.http.stats import ListenerHttpStats, ListenerStats, Work
 from workerproxy.worker.network.dispatcher import Dispatcher
 from workerproxy.worker.network.peer_watch import PeerWatch
 from workerproxy.worker.network.splice import PipePool
-from workerproxy.worker.upstream.cluster_builder import ClusterBuilder, hosts_of
+from workerproxy.worker.upstream.cluster_builder import ClusterBuilder, endpoints_of, hosts_of
 from workerproxy.worker.upstream.cluster_manager import ClusterManager
 from workerproxy.worker.upstream.host import HEALTH_FLAGS
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from workerproxy.worker.http.settings import ConnectionManagerConfig
     from workerproxy.worker.upstream.cluster import Cluster
-    from workerproxy.worker.upstream.host import Host
+    from workerproxy.worker.upstream.host import Endpoint, Host
 
 
 @dataclass(slots=True)
@@ -44,6 +44,7 @@ class Snapshot:
     version: int
     clusters: dict[str, Cluster]
     hosts: dict[str, list[Host]]  # what each cluster's host set becomes at commit
+    endpoints: dict[str, tuple[Endpoint, ...]]  # of DNS clusters
     listeners: dict[str, tuple[Listener, ConnectionManagerConfig]]
 
 
@@ -79,7 +80,7 @@ class DataPlane:
     # configuration
 
     def prepare(
-        self, version: int, bootstrap: Bootstrap, hosts: dict[str, list[tuple[str, int]]], slots: dict[str, int]
+        self, version: int, bootstrap: Bootstrap, hosts: dict[str, list[tuple[str, int, int]]], slots: dict[str, int]
     ) -> None:
         resources = bootstrap.static_resources
         clusters: dict[str, Cluster] = {}
@@ -94,7 +95,8 @@ class DataPlane:
             listener.name: (listener, self._listener_builder.build(listener, self._port_of(listener)))
             for listener in resources.listeners
         }
-        self._prepared = Snapshot(version, clusters, members, listeners)
+        endpoints = {config.name: endpoints_of(config) for config in resources.clusters}
+        self._prepared = Snapshot(version, clusters, members, endpoints, listeners)
 
     def commit(self, version: int) -> None:
         prepared = self._prepared
@@ -102,6 +104,7 @@ class DataPlane:
             raise RuntimeError(f"version {version} was not prepared")
         self._prepared = None
         for name, cluster in prepared.clusters.items():
+            cluster.endpoints = prepared.endpoints[name]
             cluster.set_hosts(prepared.hosts[name])
         self._clusters.replace(prepared.clusters)
         for name in [name for name in self._listeners if name not in prepared.listeners]:
@@ -117,10 +120,10 @@ class DataPlane:
         if self._prepared is not None and self._prepared.version == version:
             self._prepared = None
 
-    def update_hosts(self, cluster: str, hosts: list[tuple[str, int]]) -> None:
+    def update_hosts(self, cluster: str, hosts: list[tuple[str, int, int]]) -> None:
         known = self._clusters.clusters.get(cluster)
         if known is not None:
-            known.set_hosts(known.resolved_hosts(hosts))
+            known.set_resolved(hosts)
 
     # listeners
 

@@ -59,8 +59,9 @@ def test_fields_are_tolerated_on_request(tmp_path: Path) -> None:
     ("text", "error"),
     [
         (
-            with_cluster(", type: LOGICAL_DNS"),
-            f"LOGICAL_DNS {NOT_YET.format('value')}; expected one of STATIC, STRICT_DNS",
+            with_cluster(", type: ORIGINAL_DST"),
+            f"ORIGINAL_DST {NOT_YET.format('value')}; expected one of STATIC, STRICT_DNS, LOGICAL_DNS; "
+            "of LOGICAL_DNS the first address alone, without Happy Eyeballs",
         ),
         (
             with_hcm(", codec_type: http2"),

@@ -52,6 +52,7 @@ def _runtime(layer: str) -> str:
 
 
 _MATCH: Final = "match: {prefix: /}"
+_LOCALHOST: Final = f"{{endpoint: {{address: {_socket('localhost')}}}}}"
 _CHAIN: Final = f"{{filters: [{hcm()}]}}"
 
 ACCEPTED: Final[dict[str, str | bytes]] = {
@@ -94,6 +95,7 @@ ACCEPTED: Final[dict[str, str | bytes]] = {
     "abstract pipe": with_listener(address='{pipe: {path: "@x"}}'),
     "IPv6 address": with_listener(address=_socket("::1", "port_value: 0")),
     "host name in a DNS cluster": _endpoint(_socket("localhost"), "STRICT_DNS"),
+    "one endpoint in a logical DNS cluster": _endpoint(_socket("localhost"), "LOGICAL_DNS"),
     "a cluster without endpoints": with_cluster(endpoints="[]"),
     "a cluster without assignment": document(clusters="{name: c, connect_timeout: 1s}"),
     "TypedStruct instead of the type": with_hcm(
@@ -203,6 +205,12 @@ REFUSED: Final[dict[str, str | bytes]] = {
         "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, "
         "explicit_http_config: {http_protocol_options: {}}}}"
     ),
+    "two endpoints in a logical DNS cluster": with_cluster(
+        ", type: LOGICAL_DNS", endpoints=f"[{{lb_endpoints: [{_LOCALHOST}, {_LOCALHOST}]}}]"
+    ),
+    "two localities in a logical DNS cluster": with_cluster(
+        ", type: LOGICAL_DNS", endpoints=f"[{{lb_endpoints: [{_LOCALHOST}]}}, {{lb_endpoints: []}}]"
+    ),
     "runtime layer twice": _runtime("{name: a, static_layer: {}}, {name: a, static_layer: {}}"),
     "list in a runtime layer": _runtime("{name: a, static_layer: {x: [1]}}"),
     "direct response too large": with_routes(
@@ -233,7 +241,9 @@ UNSUPPORTED: Final[dict[str, str | bytes]] = {
         more="admin: {address: {socket_address: {protocol: UDP, address: 127.0.0.1, port_value: 0}}}\n"
     ),
     "a field of the bootstrap": document(more="stats_config: {}\n"),
-    "a cluster type": with_cluster(", type: LOGICAL_DNS"),
+    "a cluster type": document(
+        clusters="{name: c, connect_timeout: 1s, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED}"
+    ),
     "an HTTP filter": with_hcm(
         filters='[{name: b, typed_config: {"@type": '
         f"type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer, max_request_bytes: 5}}}}, {ROUTER}]"

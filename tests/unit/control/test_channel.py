@@ -15,7 +15,7 @@ from workerproxy.control import channel as channel_module
 from workerproxy.control import messages as m
 from workerproxy.control.channel import Channel, ChannelClosedError, FrameDecoder, encode_frame
 
-PREPARE = m.Prepare(7, b"\x00" * 300, {"c": [("::1", 80)]}, {"c/default/requests": 2})
+PREPARE = m.Prepare(7, b"\x00" * 300, {"c": [("::1", 80, 0)]}, {"c/default/requests": 2})
 TALK = [m.Commit(7), PREPARE, m.Stop()]
 
 

@@ -19,8 +19,8 @@ SAMPLES: dict[Any, Any] = {
     list[str]: ["a", "b"],
     dict[str, str]: {"a": "b"},
     dict[str, int]: {"a": 1},
-    list[tuple[str, int]]: [("127.0.0.1", 80), ("::1", 81)],
-    dict[str, list[tuple[str, int]]]: {"c": [("127.0.0.1", 80)]},
+    m.Hosts: [("127.0.0.1", 80, 0), ("::1", 81, 1)],
+    dict[str, m.Hosts]: {"c": [("127.0.0.1", 80, 0)]},
     list[dict[str, Any]]: [{"name": "c", "hosts": [{"cx": 1}]}],
 }
 

@@ -76,10 +76,10 @@ def test_auto_takes_ipv6_if_there_is_any_and_ipv4_otherwise() -> None:
         lab = Lab("a")
         lab.resolver.answers["a", socket.AF_INET] = Answer(["10.0.0.1"], 0)
         await lab.cluster.resolve_once(0)
-        assert lab.cluster.hosts == [("10.0.0.1", 80)]
+        assert lab.cluster.hosts == [("10.0.0.1", 80, 0)]
         lab.resolver.answers["a", socket.AF_INET6] = Answer(["::1"], 0)
         await lab.cluster.resolve_once(0)
-        assert lab.cluster.hosts == [("::1", 80)]
+        assert lab.cluster.hosts == [("::1", 80, 0)]
 
     run(test)
 
@@ -106,7 +106,7 @@ def test_hosts_are_the_union_in_order_of_the_configuration_each_once() -> None:
         lab.resolver.answers["a", socket.AF_INET] = Answer(["10.0.0.1", "10.0.0.2"], 0)
         await lab.cluster.resolve_once(1)
         await lab.cluster.resolve_once(0)
-        assert lab.cluster.hosts == [("10.0.0.1", 80), ("10.0.0.2", 80), ("10.0.0.3", 80)]
+        assert lab.cluster.hosts == [("10.0.0.1", 80, 0), ("10.0.0.2", 80, 0), ("10.0.0.3", 80, 1)]
 
     run(test)
 
@@ -118,7 +118,7 @@ def test_a_failure_keeps_the_last_good_answer_and_is_counted() -> None:
         await lab.cluster.resolve_once(0)
         lab.resolver.answers["a", socket.AF_INET] = ResolveError("timeout")
         assert await lab.cluster.resolve_once(0) == 5.0
-        assert lab.cluster.hosts == [("10.0.0.1", 80)]
+        assert lab.cluster.hosts == [("10.0.0.1", 80, 0)]
         assert (lab.stats.update_attempt, lab.stats.update_success, lab.stats.update_failure) == (2, 1, 1)
 
     run(test)
@@ -177,7 +177,7 @@ def test_clusters_are_prepared_adopted_and_kept_over_a_reload() -> None:
         writer = StatsWriter(mmap.mmap(-1, 1 << 20))
         clusters = DnsClusters(resolver, writer, lambda name, hosts: pushed.append((name, hosts)))
         await clusters.prepare([cluster("a")])
-        assert clusters.hosts() == {"c": [("10.0.0.1", 80)]}
+        assert clusters.hosts() == {"c": [("10.0.0.1", 80, 0)]}
         clusters.adopt()
         asked = len(resolver.asked)
         await clusters.prepare([cluster("a")])
@@ -185,7 +185,7 @@ def test_clusters_are_prepared_adopted_and_kept_over_a_reload() -> None:
         assert len(resolver.asked) == asked  # the same cluster goes on as it is
         await clusters.prepare([cluster("b")])
         clusters.discard()
-        assert clusters.hosts() == {"c": [("10.0.0.1", 80)]}
+        assert clusters.hosts() == {"c": [("10.0.0.1", 80, 0)]}
         assert pushed == []
         clusters.stop()
 
@@ -208,7 +208,27 @@ def test_a_change_of_an_active_cluster_is_pushed() -> None:
         resolver.answers["a", socket.AF_INET] = Answer(["10.0.0.9"], 0)
         async with asyncio.timeout(5):
             await arrived.wait()
-        assert pushed == [("c", [("10.0.0.9", 80)])]
+        assert pushed == [("c", [("10.0.0.9", 80, 0)])]
         clusters.stop()
+
+    run(test)
+
+
+def test_a_logical_cluster_takes_the_first_address_and_stays_with_it_when_there_is_no_answer() -> None:
+    async def test() -> None:
+        lab = Lab("a", type="LOGICAL_DNS", dns_lookup_family="V4_ONLY")
+        for answer, hosts in (
+            (Answer(["10.0.0.1", "10.0.0.2"], 0), [("10.0.0.1", 80, 0)]),
+            (Answer(["10.0.0.1", "10.0.0.3"], 0), [("10.0.0.1", 80, 0)]),
+            (Answer([], 0), [("10.0.0.1", 80, 0)]),
+            (ResolveError("timeout"), [("10.0.0.1", 80, 0)]),
+            (Answer(["10.0.0.2", "10.0.0.1"], 0), [("10.0.0.2", 80, 0)]),
+        ):
+            lab.resolver.answers["a", socket.AF_INET] = answer
+            await lab.cluster.resolve_once(0)
+            assert lab.cluster.hosts == hosts
+        assert lab.changes == 2
+        assert (lab.stats.update_success, lab.stats.update_empty, lab.stats.update_failure) == (4, 1, 1)
+        assert lab.stats.update_no_rebuild == 0
 
     run(test)

@@ -163,12 +163,12 @@ def test_a_configuration_is_prepared_and_committed_with_all_that_belongs_to_it()
         listener.close()
         config = bootstrap_pb2.Bootstrap()
         config.node.id = "x"
-        prepare = m.Prepare(1, config.SerializeToString(), {"c": [("::1", 1)]}, {"c/default/requests": 3})
+        prepare = m.Prepare(1, config.SerializeToString(), {"c": [("::1", 1, 0)]}, {"c/default/requests": 3})
         assert await lab.ask(prepare) == m.Prepared(1)
         assert await lab.ask(m.Commit(1)) == m.Committed(1)
         assert lab.plane.told == [
             ("socket", "l"),
-            ("prepare", 1, "x", {"c": [("::1", 1)]}, {"c/default/requests": 3}),
+            ("prepare", 1, "x", {"c": [("::1", 1, 0)]}, {"c/default/requests": 3}),
             ("commit", 1),
         ]
         lab.main.send(m.Stop())
@@ -283,9 +283,9 @@ def test_questions_are_answered() -> None:
         assert await lab.ask(m.ReopenLogs()) == m.Done()
         assert await lab.ask(m.SetLogLevel("off", {})) == m.Done()
         assert await lab.ask(m.ReportClusters()) == m.ClusterReport([{"name": "c", "hosts": []}])
-        lab.main.send(m.HostsUpdate("c", [("::1", 1)]))
+        lab.main.send(m.HostsUpdate("c", [("::1", 1, 0)]))
         await lab.ask(m.FlushStats())
-        assert lab.plane.told == [("reopen",), ("hosts", "c", [("::1", 1)])]
+        assert lab.plane.told == [("reopen",), ("hosts", "c", [("::1", 1, 0)])]
         lab.main.send(m.Stop())
         assert await lab.end() == EXIT_OK
 

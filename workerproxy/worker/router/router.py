@@ -272,6 +272,7 @@ class Router(StreamFilter):
         if client is not None:
             stream.upstream_connection_id = client.connection_id
             stream.upstream_client = client
+            stream.upstream_host = client.remote_address
         if self._duration_timers is not None:
             self._duration_timers.set(self)
 

@@ -46,6 +46,7 @@ class ActiveClient:
         "local_address",
         "pool",
         "remaining_requests",
+        "remote_address",
         "request",
         "sock",
         "state",
@@ -66,6 +67,7 @@ class ActiveClient:
         self.idle_since = 0.0  # when its last response was complete
         self._writer_on = False
         self.local_address = ""
+        self.remote_address = pool.host.text  # of a logical host another connection may have another one
 
     def __repr__(self) -> str:
         return f"<ActiveClient {self.connection_id} {self.state.name} {self.pool.host.text}>"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from workerproxy.worker.http.codec import encoder
 from workerproxy.worker.upstream.connection_pool import ConnectionPool
-from workerproxy.worker.upstream.host import HEALTHY, UNHEALTHY, Host, ip_host
+from workerproxy.worker.upstream.host import HEALTHY, UNHEALTHY, Endpoint, Host, ip_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,6 +94,7 @@ class Cluster:
         self._breaker_stats = breaker_stats
         self.fingerprint = fingerprint  # of the configuration it was built from: equal means it can stay
         self.hosts: list[Host] = []
+        self.endpoints: Sequence[Endpoint] = ()  # of a DNS cluster
         self.panicking = False
         self._make_balancer = make_balancer
         self._balancer: LoadBalancer[Host] | None = None
@@ -121,15 +122,14 @@ class Cluster:
         return balancer.choose()
 
     def set_hosts(self, wanted: Sequence[Host]) -> None:
-        """Replace the host set; hosts are the same when address, hostname, weight and health are."""
-        known = {(host.text, host.hostname): host for host in self.hosts}
+        """Replace the host set; hosts are the same when address and hostname are."""
+        known = {host.key: host for host in self.hosts}
         gone = set(self.hosts)
         hosts: list[Host] = []
         for host in wanted:
-            old = known.pop((host.text, host.hostname), None)
+            old = known.pop(host.key, None)
             if old is not None:
-                old.weight = host.weight
-                old.health = host.health
+                old.become(host)
                 hosts.append(old)
                 gone.discard(old)
             else:
@@ -140,9 +140,9 @@ class Cluster:
             host.pool.drain()
         self._rebuild()
 
-    def resolved_hosts(self, resolved: Sequence[tuple[str, int]]) -> list[Host]:
-        """Hosts for what the main process resolved: IP addresses and ports."""
-        return [ip_host(ip, port) for ip, port in resolved]
+    def set_resolved(self, resolved: Sequence[tuple[str, int, int]]) -> None:
+        """Replace the hosts by what ``endpoints`` resolve to now."""
+        self.set_hosts(resolved_hosts(self.endpoints, resolved))
 
     def _rebuild(self) -> None:
         usable = self._usable()
@@ -174,6 +174,22 @@ class Cluster:
         """The cluster was removed: nothing idle stays, busy connections end with their request."""
         for host in self.hosts:
             host.pool.drain()
+
+
+def resolved_hosts(endpoints: Sequence[Endpoint], resolved: Sequence[tuple[str, int, int]]) -> list[Host]:
+    """Hosts for what the main process resolved: IP address, port, index in ``endpoints``.
+
+    Raises ``ValueError`` when an address is none.
+    """
+    hosts: list[Host] = []
+    for ip, port, index in resolved:
+        if index >= len(endpoints):
+            continue  # of a configuration that is about to be committed here, with hosts of its own
+        endpoint = endpoints[index]
+        host = ip_host(ip, port, endpoint.hostname, endpoint.weight, endpoint.health)
+        host.logical = endpoint.logical
+        hosts.append(host)
+    return hosts
 
 
 def _on_connect_timeout(client: ActiveClient) -> None:

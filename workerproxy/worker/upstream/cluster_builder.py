@@ -23,9 +23,10 @@ from workerproxy.worker.upstream.cluster import (
     Cluster,
     ClusterSettings,
     TcpKeepalive,
+    resolved_hosts,
 )
 from workerproxy.worker.upstream.code_stats import CodeStats
-from workerproxy.worker.upstream.host import DEGRADED, HEALTHY, UNHEALTHY, Host, ip_host, pipe_host
+from workerproxy.worker.upstream.host import DEGRADED, HEALTHY, UNHEALTHY, Endpoint, Host, ip_host, pipe_host
 from workerproxy.worker.upstream.stats import CircuitBreakerStats, ClusterStats
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class ClusterBuilder:
 def _fingerprint(config: cluster_pb2.Cluster) -> bytes:
     copy = cluster_pb2.Cluster()
     copy.CopyFrom(config)
-    copy.ClearField("load_assignment")
+    if config.type != cluster_pb2.Cluster.LOGICAL_DNS:  # its one endpoint is the cluster
+        copy.ClearField("load_assignment")
     serialized: bytes = copy.SerializeToString(deterministic=True)
     return serialized
 
@@ -157,14 +159,29 @@ def _settings(config: cluster_pb2.Cluster) -> ClusterSettings:
     )
 
 
-def hosts_of(config: cluster_pb2.Cluster, resolved: Sequence[tuple[str, int]] | None) -> list[Host]:
+def endpoints_of(config: cluster_pb2.Cluster) -> tuple[Endpoint, ...]:
+    """The endpoints of a DNS cluster in the order in which ``control.messages.Hosts`` counts them; none for STATIC."""
+    if config.type == cluster_pb2.Cluster.STATIC:
+        return ()
+    return tuple(
+        Endpoint(
+            member.endpoint.hostname or member.endpoint.address.socket_address.address,
+            member.load_balancing_weight.value or 1,
+            _health(member.health_status),
+            config.type == cluster_pb2.Cluster.LOGICAL_DNS,
+        )
+        for locality in config.load_assignment.endpoints
+        for member in locality.lb_endpoints
+    )
+
+
+def hosts_of(config: cluster_pb2.Cluster, resolved: Sequence[tuple[str, int, int]] | None) -> list[Host]:
     """The hosts of a cluster: its endpoints, or for a DNS cluster what they resolve to.
 
-    ``resolved`` (IP and port) is None for a STATIC cluster. Hosts of one name share that endpoint's weight and health
-    by order of appearance in ``resolved``, which the main process gives endpoint by endpoint.
+    ``resolved`` (``control.messages.Hosts``) is None for a STATIC cluster, and while nothing is resolved.
     """
     if config.type != cluster_pb2.Cluster.STATIC:
-        return [ip_host(ip, port) for ip, port in resolved or ()]
+        return resolved_hosts(endpoints_of(config), resolved or ())
     hosts: list[Host] = []
     for locality in config.load_assignment.endpoints:
         for member in locality.lb_endpoints:

@@ -7,7 +7,7 @@ updates, so its pool and counters do too.
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from workerproxy.worker.upstream.connection_pool import ConnectionPool
@@ -19,8 +19,21 @@ UNHEALTHY: Final = 2
 HEALTH_FLAGS: Final = ("healthy", "/degraded_eds_health", "/failed_eds_health")
 
 
+class Endpoint(NamedTuple):
+    """What the configuration says of an endpoint of a DNS cluster (``endpoint.v3.LbEndpoint``) beside its addresses."""
+
+    hostname: str  # the endpoint's, or the name that is resolved
+    weight: int
+    health: int
+    logical: bool  # of a LOGICAL_DNS cluster: one host, whose address may change
+
+
 class Host:
-    """``address`` is what ``connect`` takes; ``text`` is how logs and admin print it."""
+    """``address`` is what ``connect`` takes; ``text`` is how logs and admin print it.
+
+    A ``logical`` host (LOGICAL_DNS) is known by its name alone: new connections go to its present address, those that
+    are there stay.
+    """
 
     __slots__ = (
         "address",
@@ -30,6 +43,7 @@ class Host:
         "family",
         "health",
         "hostname",
+        "logical",
         "pool",
         "rq_active",
         "rq_error",
@@ -57,6 +71,7 @@ class Host:
         self.hostname = hostname
         self.weight = weight
         self.health = health
+        self.logical = False
         self.cx_total = 0
         self.cx_active = 0
         self.connect_fail = 0
@@ -69,6 +84,19 @@ class Host:
     def __repr__(self) -> str:
         load = f"weight={self.weight} cx={self.cx_active} rq={self.rq_active}"
         return f"<Host {self.text} {HEALTH_FLAGS[self.health]} {load}>"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it the same host in another version of its cluster."""
+        return ("" if self.logical else self.text, self.hostname)
+
+    def become(self, other: Host) -> None:
+        """Take over what may differ in a host of the same key. Pool and counters go on."""
+        self.weight = other.weight
+        self.health = other.health
+        self.family = other.family
+        self.address = other.address
+        self.text = other.text
 
 
 def ip_host(ip: str, port: int, hostname: str = "", weight: int = 1, health: int = HEALTHY) -> Host:

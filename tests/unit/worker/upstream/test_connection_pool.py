@@ -14,6 +14,7 @@ from workerproxy.http.outcome import ResetReason
 from workerproxy.worker.http.codec.client_codec import ClientCodec
 from workerproxy.worker.upstream.active_client import ActiveClient, State
 from workerproxy.worker.upstream.connection_pool import ConnectionPool
+from workerproxy.worker.upstream.host import ip_host
 
 HEAD = b"GET / HTTP/1.1\r\n\r\n"
 
@@ -449,7 +450,7 @@ def test_a_host_that_left_while_it_was_connected_to_still_serves_who_waits() -> 
 def test_a_host_that_stays_keeps_its_connections() -> None:
     bench = Bench()
     bench.started().finish()
-    bench.cluster.set_hosts(bench.cluster.resolved_hosts([ORIGIN, ("192.0.2.2", 80)]))
+    bench.cluster.set_hosts([ip_host(*ORIGIN), ip_host("192.0.2.2", 80)])
     assert len(bench.cluster.hosts) == 2
     assert len(bench.pool.ready) == 1
 
@@ -457,7 +458,7 @@ def test_a_host_that_stays_keeps_its_connections() -> None:
 def test_of_two_hosts_with_one_address_none_is_left_behind() -> None:
     """A regression: the first of them kept its connections after both had left."""
     bench = Bench()
-    bench.cluster.set_hosts(bench.cluster.resolved_hosts([ORIGIN, ORIGIN]))
+    bench.cluster.set_hosts([ip_host(*ORIGIN), ip_host(*ORIGIN)])
     pools = [host.pool for host in bench.cluster.hosts]
     for pool in pools:
         request = Request()
