@@ -42,7 +42,7 @@ class ConnectionManager:
         "connection_id",
         "dispatcher",
         "draining",
-        "forwarded_address",
+        "_forwarded_address",
         "idle_since",
         "listener",
         "local_address",
@@ -51,6 +51,7 @@ class ConnectionManager:
         "started",
         "stats",
         "stream",
+        "timers",
         "wire_marks",
     )
 
@@ -70,12 +71,13 @@ class ConnectionManager:
         self.started = self.idle_since = self.dispatcher.clock()
         self.draining = False  # the next response closes
         self.close_after_response = False  # the next response says "connection: close", then the connection closes
-        self.forwarded_address = listener.forwarded_address(peer)
+        self.timers: tuple[TimerQueue[ConnectionManager], ...] = ()  # the connection's own, set by the listener
+        self._forwarded_address: bytes | None = None
         self._internal: bool | None = None
         self._requests = 0
         self._starting = False
         self._waiting_for_head = False
-        self._duration: object = None
+        self._duration: TimerQueue[ConnectionManager] | None = None
         self._read_ahead = False
         self.wire_marks = (0, 0)  # the connection's byte counts where the last logged stream ended
 
@@ -231,7 +233,7 @@ class ConnectionManager:
 
     def _cancel_duration(self) -> None:
         if self._duration is not None:
-            self._duration.cancel(self)  # type: ignore[attr-defined]
+            self._duration.cancel(self)
             self._duration = None
 
     def on_connection_idle(self) -> float:
@@ -382,6 +384,12 @@ class ConnectionManager:
             if config.request_timers is not None:
                 config.request_timers.cancel(self)
         self.listener.on_connection_gone(self)
+
+    def forwarded_address(self) -> bytes:
+        """What ``use_remote_address`` appends to x-forwarded-for; found out once per connection."""
+        if self._forwarded_address is None:
+            self._forwarded_address = self.listener.forwarded_address(self.peer_address)
+        return self._forwarded_address
 
     def peer_is_internal(self, rules: HeaderRules) -> bool:
         """Whether the peer's address is internal; found out once per connection."""

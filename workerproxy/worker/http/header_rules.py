@@ -255,7 +255,7 @@ class HeaderRules:
             if address is not None:
                 stream.downstream_remote_address = address
         if not settings.skip_xff_append:
-            peer = manager.forwarded_address
+            peer = manager.forwarded_address()
             if forwarded_for is None:
                 headers[b"x-forwarded-for"] = peer
             else:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         ListenerStats,
         WorkerListenerStats,
     )
-    from workerproxy.worker.network.dispatcher import Dispatcher
+    from workerproxy.worker.network.dispatcher import Dispatcher, TimerQueue
     from workerproxy.worker.network.splice import PipePool
 
 
@@ -49,6 +49,8 @@ class HttpListener:
         self.statuses: dict[int, int] = {}  # status -> responses since statistics were last published
         self._local_ip = local_ip.encode()  # what x-forwarded-for says for clients on this machine
         self._sockets: list[ActiveListener] = []
+        self._timers: tuple[TimerQueue[ConnectionManager], ...] = ()
+        self._timers_of: ConnectionManagerConfig | None = None
         self._ids = itertools.count(1)
         self._accepting = False
         self._local_address = ""
@@ -117,17 +119,14 @@ class HttpListener:
     def _new_connection(self, sock: socket.socket, peer: object, local: str) -> None:
         self.stats.downstream_cx_total += 1
         self.stats.downstream_cx_active += 1
-        self.worker_stats.downstream_cx_total += 1
-        self.worker_stats.downstream_cx_active += 1
         config = self.config
         config.stats.downstream_cx_total += 1
         config.stats.downstream_cx_active += 1
         manager = ConnectionManager(self, sock, address_text(sock.family, peer), local, next(self._ids))
         self.connections.add(manager)
-        if config.connection_idle_timeout_s:
-            self.dispatcher.timers(config.connection_idle_timeout_s, _on_connection_idle).set(manager)
-        if config.max_connection_duration_s:
-            self.dispatcher.timers(config.max_connection_duration_s, _on_max_duration).set(manager)
+        timers = manager.timers = self._timers if config is self._timers_of else self._choose_timers()
+        for queue in timers:
+            queue.set(manager)
         manager.connection.start_reading()
 
     def on_connection_gone(self, manager: ConnectionManager) -> None:
@@ -136,11 +135,8 @@ class HttpListener:
             return
         self.connections.discard(manager)
         manager.codec.close()
-        config = manager.config
-        if config.connection_idle_timeout_s:
-            self.dispatcher.timers(config.connection_idle_timeout_s, _on_connection_idle).cancel(manager)
-        if config.max_connection_duration_s:
-            self.dispatcher.timers(config.max_connection_duration_s, _on_max_duration).cancel(manager)
+        for queue in manager.timers:
+            queue.cancel(manager)
         length_ms = int((self.dispatcher.clock() - manager.started) * 1000)
         stats = manager.stats
         stats.downstream_cx_active -= 1
@@ -150,7 +146,16 @@ class HttpListener:
         self.stats.downstream_cx_active -= 1
         self.stats.downstream_cx_destroy += 1
         self.stats.downstream_cx_length_ms.record(length_ms)
-        self.worker_stats.downstream_cx_active -= 1
+
+    def _choose_timers(self) -> tuple[TimerQueue[ConnectionManager], ...]:
+        """The timeouts every new connection of the current configuration has."""
+        config = self._timers_of = self.config
+        wanted = (
+            (config.connection_idle_timeout_s, _on_connection_idle),
+            (config.max_connection_duration_s, _on_max_duration),
+        )
+        self._timers = tuple(self.dispatcher.timers(seconds, callback) for seconds, callback in wanted if seconds)
+        return self._timers
 
     def collect_stats(self) -> None:
         """Bring up to date what is not counted request by request; called before statistics are published."""
@@ -158,6 +163,8 @@ class HttpListener:
             self._count_bytes(manager)
         self._count_responses()
         stats = self.config.stats
+        self.worker_stats.downstream_cx_total = self.stats.downstream_cx_total
+        self.worker_stats.downstream_cx_active = self.stats.downstream_cx_active
         stats.downstream_cx_http1_total = stats.downstream_cx_total
         stats.downstream_cx_http1_active = stats.downstream_cx_active
         stats.downstream_rq_http1_total = stats.downstream_rq_total
