@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from workerproxy.worker.http.codec.messages import RequestMessage
     from workerproxy.worker.http.header_rules import HeaderRules
     from workerproxy.worker.http.listener import HttpListener
+    from workerproxy.worker.network.dispatcher import TimerQueue
 
 
 class ConnectionManager:
@@ -30,6 +31,7 @@ class ConnectionManager:
 
     __slots__ = (
         "_duration",
+        "_forwarded_address",
         "_internal",
         "_read_ahead",
         "_requests",
@@ -42,7 +44,6 @@ class ConnectionManager:
         "connection_id",
         "dispatcher",
         "draining",
-        "_forwarded_address",
         "idle_since",
         "listener",
         "local_address",
