@@ -174,6 +174,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "append_x_forwarded_port": READ,
     },
     f"{_HCM}.HttpConnectionManager.InternalAddressConfig": {
+        "unix_sockets": READ,
         "cidr_ranges": READ,
     },
     f"{_HCM}.HttpFilter": {
@@ -184,6 +185,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
     },
     "envoy.config.core.v3.SchemeHeaderTransformation": {
         "scheme_to_overwrite": READ,
+        "match_upstream": READ,
     },
     "envoy.config.core.v3.HttpProtocolOptions": {
         "idle_timeout": READ,

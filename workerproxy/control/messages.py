@@ -43,8 +43,6 @@ class Birth(Message):
 
     worker_id: int
     concurrency: int
-    service_node: str
-    service_cluster: str
     drain_time_s: int
     drain_strategy: str  # "gradual" or "immediate"
     file_flush_interval_ms: int

@@ -343,8 +343,6 @@ def _birth(options: Options) -> m.Birth:
     return m.Birth(
         worker_id=0,
         concurrency=options.workers,
-        service_node=options.service_node,
-        service_cluster=options.service_cluster,
         drain_time_s=options.drain_time_s,
         drain_strategy=options.drain_strategy,
         file_flush_interval_ms=options.file_flush_interval_ms,

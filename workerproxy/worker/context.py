@@ -24,8 +24,6 @@ class Refused(Exception):
 class WorkerOptions:
     """What of the command line concerns a worker. Names as in ``config.options.Options``."""
 
-    service_node: str
-    service_cluster: str
     drain_time_s: int
     drain_strategy: Literal["gradual", "immediate"]
     file_flush_interval_ms: int

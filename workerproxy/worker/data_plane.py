@@ -92,7 +92,7 @@ class DataPlane:
             except (OSError, ValueError) as error:
                 raise Refused(f"cluster {config.name}: {error}") from None
         listeners = {
-            listener.name: (listener, self._listener_builder.build(listener, self._port_of(listener)))
+            listener.name: (listener, self._listener_builder.build(listener, self._port_of(listener), bootstrap.node))
             for listener in resources.listeners
         }
         endpoints = {config.name: endpoints_of(config) for config in resources.clusters}

@@ -183,8 +183,6 @@ class Worker:
             concurrency=birth.concurrency,
             loop=self._loop,
             options=WorkerOptions(
-                service_node=birth.service_node,
-                service_cluster=birth.service_cluster,
                 drain_time_s=birth.drain_time_s,
                 drain_strategy="immediate" if birth.drain_strategy == "immediate" else "gradual",
                 file_flush_interval_ms=birth.file_flush_interval_ms,

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterConfig
+from envoy.config.core.v3.base_pb2 import Node
 from envoy.config.listener.v3.listener_pb2 import Listener as ListenerConfig
 from google.protobuf.json_format import ParseDict
 
@@ -76,7 +77,7 @@ class Surroundings:
             worker_id=0,
             concurrency=1,
             loop=cast(Any, self.loop),
-            options=WorkerOptions("node", "service", 600, "gradual", 10_000),
+            options=WorkerOptions(600, "gradual", 10_000),
             stats=StatsWriter(mmap.mmap(-1, 1 << 20)),
             board=LimitsBoard(mmap.mmap(-1, board_bytes(1)), 0, 1),
             log=logging.getLogger("workerproxy.test"),
@@ -189,7 +190,7 @@ class Proxy(Surroundings):
             "filter_chains": [{"filters": [{"name": "hcm", "typed_config": manager}]}],
             **(listener or {}),
         }
-        built = self._builder.build(ParseDict(config, ListenerConfig()), 80)
+        built = self._builder.build(ParseDict(config, ListenerConfig()), 80, Node(id="node", cluster="service"))
         return dataclasses.replace(built, **cast(Any, self._changes))
 
     # the actors

@@ -20,8 +20,6 @@ from workerproxy.worker.worker import EXIT_FAILED, EXIT_OK, EXIT_PROTOCOL, Worke
 BIRTH = m.Birth(
     worker_id=0,
     concurrency=2,
-    service_node="n",
-    service_cluster="c",
     drain_time_s=1,
     drain_strategy="gradual",
     file_flush_interval_ms=1000,

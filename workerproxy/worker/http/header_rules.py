@@ -81,6 +81,7 @@ class HeaderSettings:
     xff_num_trusted_hops: int = 0
     skip_xff_append: bool = False
     append_x_forwarded_port: bool = False
+    internal_unix_sockets: bool = False
     internal_networks: tuple[str, ...] = ()  # CIDRs; unless configured nobody is internal, as in Envoy 1.40
     generate_request_id: bool = True
     preserve_external_request_id: bool = False
@@ -256,9 +257,9 @@ class HeaderRules:
                 stream.downstream_remote_address = address
         if not settings.skip_xff_append:
             peer = manager.forwarded_address()
-            if forwarded_for is None:
+            if peer and forwarded_for is None:
                 headers[b"x-forwarded-for"] = peer
-            else:
+            elif peer:
                 _append(headers, b"x-forwarded-for", peer, b",")
         if not hops or b"x-forwarded-proto" not in headers:
             headers.replace(b"x-forwarded-proto", b"http")
@@ -275,11 +276,11 @@ class HeaderRules:
         return single and self.is_internal(_host_of(address))
 
     def is_internal(self, ip: str) -> bool:
-        """Whether an address belongs to the internal networks (Envoy: internal_address_config)."""
+        """Whether an address is internal (``internal_address_config``); what is no IP address is a Unix socket's."""
         try:
             address = ipaddress.ip_address(ip)
         except ValueError:
-            return False
+            return self._settings.internal_unix_sockets
         return any(address in network for network in self._networks if network.version == address.version)
 
     def _apply_extras(self, headers: RequestHeaders) -> None:

@@ -175,7 +175,12 @@ class HttpListener:
         manager.stats.downstream_cx_tx_bytes_total += written
 
     def forwarded_address(self, peer: str) -> bytes:
-        """What ``use_remote_address`` appends to x-forwarded-for: the peer's IP, or our own for a loopback peer."""
+        """What ``use_remote_address`` appends to x-forwarded-for: the peer's IP, or our own for a loopback peer.
+
+        Nothing for a peer on a Unix socket.
+        """
+        if not peer or peer[0] in "/@":
+            return b""
         ip = peer.rpartition(":")[0].strip("[]").encode()
         if ip.startswith(b"127.") or ip == b"::1":
             return self._local_ip

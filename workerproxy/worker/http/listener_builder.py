@@ -37,6 +37,7 @@ from workerproxy.worker.upstream.cluster_builder import seconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from envoy.config.core.v3.base_pb2 import Node
     from envoy.config.listener.v3.listener_pb2 import Listener
 
     from workerproxy.extensions.base import AccessLogger, StreamFilter
@@ -89,8 +90,8 @@ class ListenerBuilder:
         self._request_ids = request_ids
         self._access_logs = access_logs
 
-    def build(self, listener: Listener, port: int) -> ConnectionManagerConfig:
-        """``port`` is the one the listener is really bound to. Raises ``Refused``."""
+    def build(self, listener: Listener, port: int, node: Node) -> ConnectionManagerConfig:
+        """``port`` is the one the listener is really bound to, ``node`` the bootstrap's. Raises ``Refused``."""
         hcm = _connection_manager_of(listener)
         stats_prefix = f"http.{stat_name(hcm.stat_prefix)}."
         filters, router = self._filters(listener, hcm)
@@ -112,7 +113,7 @@ class ListenerBuilder:
         return ConnectionManagerConfig(
             stat_prefix=hcm.stat_prefix,
             stats=self._context.stats.group(stats_prefix, ConnectionManagerStats),
-            rules=HeaderRules(self._header_settings(hcm), self._request_ids, port),
+            rules=HeaderRules(_header_settings(hcm, node), self._request_ids, port),
             routes=routes,
             router=RouterConfig(
                 self._clusters,
@@ -121,6 +122,7 @@ class ListenerBuilder:
                 suppress_envoy_headers=suppress,
                 dynamic_stats=router.dynamic_stats.value if router.HasField("dynamic_stats") else True,
                 respect_expected_rq_timeout=router.respect_expected_rq_timeout,
+                match_upstream_scheme=hcm.scheme_header_transformation.match_upstream,
                 strict_check_headers=tuple(name.lower().encode() for name in router.strict_check_headers),
             ),
             filters=filters,
@@ -191,37 +193,6 @@ class ListenerBuilder:
     def _loggers(self, hcm: Any) -> tuple[AccessLogger, ...]:
         return tuple(self._access_logs.create(config) for config in hcm.access_log)
 
-    def _header_settings(self, hcm: Any) -> HeaderSettings:
-        options = self._context.options
-        internal = hcm.internal_address_config
-        return HeaderSettings(
-            use_remote_address=hcm.use_remote_address.value,
-            xff_num_trusted_hops=hcm.xff_num_trusted_hops,
-            skip_xff_append=hcm.skip_xff_append,
-            append_x_forwarded_port=hcm.append_x_forwarded_port,
-            internal_networks=(
-                tuple(f"{r.address_prefix}/{r.prefix_len.value}" for r in internal.cidr_ranges)
-                if hcm.HasField("internal_address_config")
-                else ()
-            ),
-            generate_request_id=hcm.generate_request_id.value if hcm.HasField("generate_request_id") else True,
-            preserve_external_request_id=hcm.preserve_external_request_id,
-            always_set_request_id_in_response=hcm.always_set_request_id_in_response,
-            via=hcm.via.encode(),
-            server_name=hcm.server_name.encode() or b"envoy",
-            server_header_transformation=_SERVER_HEADER[hcm.server_header_transformation],
-            scheme_to_overwrite=hcm.scheme_header_transformation.scheme_to_overwrite.encode(),
-            normalize_path=hcm.normalize_path.value,
-            merge_slashes=hcm.merge_slashes,
-            escaped_slashes=_ESCAPED_SLASHES[hcm.path_with_escaped_slashes_action],
-            strip_any_port=hcm.strip_any_host_port,
-            strip_matching_port=hcm.strip_matching_host_port,
-            strip_trailing_dot=hcm.strip_trailing_host_dot,
-            user_agent=options.service_cluster.encode() if hcm.add_user_agent.value else None,
-            node_name=options.service_node.encode(),
-            internal_only_headers=tuple(h.lower().encode() for h in hcm.route_config.internal_only_headers),
-        )
-
 
 def _connection_manager_of(listener: Listener) -> Any:
     chain = listener.filter_chains[0] if listener.filter_chains else listener.default_filter_chain
@@ -229,6 +200,38 @@ def _connection_manager_of(listener: Listener) -> Any:
     if not chain.filters or not chain.filters[-1].typed_config.Unpack(hcm):
         raise Refused(f"listener {listener.name}: its filter chain has no HTTP connection manager")
     return hcm
+
+
+def _header_settings(hcm: Any, node: Node) -> HeaderSettings:
+    internal = hcm.internal_address_config
+    return HeaderSettings(
+        use_remote_address=hcm.use_remote_address.value,
+        xff_num_trusted_hops=hcm.xff_num_trusted_hops,
+        skip_xff_append=hcm.skip_xff_append,
+        append_x_forwarded_port=hcm.append_x_forwarded_port,
+        internal_unix_sockets=internal.unix_sockets,
+        internal_networks=(
+            tuple(f"{r.address_prefix}/{r.prefix_len.value}" for r in internal.cidr_ranges)
+            if hcm.HasField("internal_address_config")
+            else ()
+        ),
+        generate_request_id=hcm.generate_request_id.value if hcm.HasField("generate_request_id") else True,
+        preserve_external_request_id=hcm.preserve_external_request_id,
+        always_set_request_id_in_response=hcm.always_set_request_id_in_response,
+        via=hcm.via.encode(),
+        server_name=hcm.server_name.encode() or b"envoy",
+        server_header_transformation=_SERVER_HEADER[hcm.server_header_transformation],
+        scheme_to_overwrite=hcm.scheme_header_transformation.scheme_to_overwrite.encode(),
+        normalize_path=hcm.normalize_path.value,
+        merge_slashes=hcm.merge_slashes,
+        escaped_slashes=_ESCAPED_SLASHES[hcm.path_with_escaped_slashes_action],
+        strip_any_port=hcm.strip_any_host_port,
+        strip_matching_port=hcm.strip_matching_host_port,
+        strip_trailing_dot=hcm.strip_trailing_host_dot,
+        user_agent=node.cluster.encode() if hcm.add_user_agent.value else None,
+        node_name=node.id.encode(),
+        internal_only_headers=tuple(h.lower().encode() for h in hcm.route_config.internal_only_headers),
+    )
 
 
 def _duration(message: Any, field: str, default: float) -> float:

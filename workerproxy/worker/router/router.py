@@ -59,6 +59,7 @@ class RouterConfig:
         suppress_envoy_headers: bool = False,
         dynamic_stats: bool = True,
         respect_expected_rq_timeout: bool = False,
+        match_upstream_scheme: bool = False,
         strict_check_headers: tuple[bytes, ...] = (),
     ) -> None:
         self.clusters = clusters
@@ -67,6 +68,7 @@ class RouterConfig:
         self.add_envoy_headers = not suppress_envoy_headers
         self.dynamic_stats = dynamic_stats
         self.respect_expected_rq_timeout = respect_expected_rq_timeout
+        self.match_upstream_scheme = match_upstream_scheme
         self.strict_check_headers = strict_check_headers
         self._timers: dict[float, tuple[TimerQueue[Router], bytes]] = {}
 
@@ -165,6 +167,8 @@ class Router(StreamFilter):
             return STOP_ITERATION
         if route.include_request_attempt_count:
             headers.replace(b"x-envoy-attempt-count", b"1")
+        if config.match_upstream_scheme:
+            headers.scheme = b"http"  # no cluster has TLS
         if route.auto_host_rewrite:
             route.rewrite_to_host(headers, host.hostname, config.add_envoy_headers)
         attempt = self._attempt = UpstreamRequest(self, host)
