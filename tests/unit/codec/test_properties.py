@@ -20,19 +20,63 @@ SETTINGS = CodecSettings(enable_trailers=True)
 CALLBACKS = replace(SETTINGS, bulk=False)
 
 TOKENS = st.sampled_from(
-    [b"a", b"host", b"Host", b"content-length", b"Content-Length", b"transfer-encoding", b"connection", b"upgrade"]
-    + [b"expect", b"x_y", b"te", b"cookie", b"set-cookie", b"via", b"", b"x y", b"keep-alive", b"proxy-connection"]
+    [
+        b"a",
+        b"host",
+        b"Host",
+        b"content-length",
+        b"Content-Length",
+        b"transfer-encoding",
+        b"connection",
+        b"upgrade",
+        b"expect",
+        b"x_y",
+        b"te",
+        b"cookie",
+        b"set-cookie",
+        b"via",
+        b"",
+        b"x y",
+        b"keep-alive",
+        b"proxy-connection",
+    ]
 )
 VALUES = st.sampled_from(
-    [b"", b"a", b"0", b"3", b"5", b"03", b"chunked", b"close", b"keep-alive", b"gzip, chunked", b"upgrade", b"h2c"]
-    + [b"websocket", b"100-continue", b" a\t", b"a\x01", b"a\xff", b"a,b", b"te, x-forwarded-for", b"trailers", b"a b"]
+    [
+        b"",
+        b"a",
+        b"0",
+        b"3",
+        b"5",
+        b"03",
+        b"chunked",
+        b"close",
+        b"keep-alive",
+        b"gzip, chunked",
+        b"upgrade",
+        b"h2c",
+        b"websocket",
+        b"100-continue",
+        b" a\t",
+        b"a\x01",
+        b"a\xff",
+        b"a,b",
+        b"te, x-forwarded-for",
+        b"trailers",
+        b"a b",
+    ]
 )
 LINES = st.builds(
     lambda n, s, v, e: n + s + v + e, TOKENS, st.sampled_from([b": ", b":", b" : "]), VALUES, st.just(b"\r\n")
 )
 FIRST = st.sampled_from(
-    [b"GET / HTTP/1.1", b"POST /a?b HTTP/1.1", b"HEAD / HTTP/1.1", b"GET / HTTP/1.0", b"OPTIONS * HTTP/1.1", b"GET /"]
-    + [
+    [
+        b"GET / HTTP/1.1",
+        b"POST /a?b HTTP/1.1",
+        b"HEAD / HTTP/1.1",
+        b"GET / HTTP/1.0",
+        b"OPTIONS * HTTP/1.1",
+        b"GET /",
         b"CONNECT a:1 HTTP/1.1",
         b"GET http://b/ HTTP/1.1",
         b"FOO / HTTP/1.1",
@@ -42,8 +86,19 @@ FIRST = st.sampled_from(
     ]
 )
 STATUS = st.sampled_from(
-    [b"HTTP/1.1 200 OK", b"HTTP/1.1 204 No Content", b"HTTP/1.1 304 X", b"HTTP/1.1 103 X", b"HTTP/1.0 200 OK", b""]
-    + [b"HTTP/1.1 101 X", b"HTTP/1.1 404 Not Found", b"HTTP/1.1 99 X", b"HTTP/1.1 200", b"HTTP/1.1 100 Continue"]
+    [
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.1 204 No Content",
+        b"HTTP/1.1 304 X",
+        b"HTTP/1.1 103 X",
+        b"HTTP/1.0 200 OK",
+        b"",
+        b"HTTP/1.1 101 X",
+        b"HTTP/1.1 404 Not Found",
+        b"HTTP/1.1 99 X",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 100 Continue",
+    ]
 )
 BODIES = st.sampled_from(
     [
@@ -55,8 +110,11 @@ BODIES = st.sampled_from(
         b"3\r\nabc\r\n0\r\nx: 1\r\n\r\n",
         b"\r\n",
         b"zz\r\n",
+        b"1;a=b\r\na\r\n",
+        b"GET /next HTTP/1.1\r\nhost: b\r\n\r\n",
+        b"\x00\xff",
+        b"a\r\n\r\n",
     ]
-    + [b"1;a=b\r\na\r\n", b"GET /next HTTP/1.1\r\nhost: b\r\n\r\n", b"\x00\xff", b"a\r\n\r\n"]
 )
 
 
@@ -65,8 +123,8 @@ def message(first: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
     return st.builds(lambda f, h, b: f + b"\r\n" + h + b"\r\n" + b, first, fields, BODIES)
 
 
-REQUESTS = st.lists(message(FIRST), min_size=1, max_size=3).map(b"".join)
-RESPONSES = st.lists(message(STATUS), min_size=1, max_size=3).map(b"".join)
+REQUESTS = st.lists(message(FIRST), min_size=1, max_size=4).map(b"".join)
+RESPONSES = st.lists(message(STATUS), min_size=1, max_size=4).map(b"".join)
 NOISE = st.binary(max_size=200)
 
 
@@ -129,7 +187,7 @@ def test_an_encoded_request_parses_to_the_same(data: bytes) -> None:
     first = ServerCodec(SETTINGS)
     first.feed(data)
     for read in first.messages:
-        if read.complete and not read.headers.scheme and read.headers.path:
+        if read.complete and read.version == 11 and not read.headers.scheme and read.headers.path:
             second = ServerCodec(SETTINGS)
             second.feed(encoded_request(read))
             again = second.messages[0]
@@ -157,11 +215,9 @@ def encoded_request(read: RequestMessage) -> bytes:
 
 
 def encoded_body(read: RequestMessage | ResponseMessage) -> bytes:
-    if (
-        read.headers.get(b"transfer-encoding") is None
-        or isinstance(read.headers, ResponseHeaders)
-        and (read.headers.status in (204, 304))
-    ):
+    headers = read.headers
+    bodiless = isinstance(headers, ResponseHeaders) and headers.status in (204, 304)
+    if bodiless or b"transfer-encoding" not in headers:
         return b"".join(read.body)
     return b"".join(encoder.chunk(part) for part in read.body) + encoder.last_chunk(read.trailers)
 

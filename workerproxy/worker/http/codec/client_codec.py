@@ -208,7 +208,7 @@ class ClientCodec(Reader[ResponseMessage]):
                     break
                 self._tail = b""
             self._data = data
-            self._fresh = self._message is None and not self._in_head
+            self._head_end = -1
             try:
                 (self._execute or self._new_parser())(data)
             except HttpParserError as cause:
@@ -262,7 +262,7 @@ class ClientCodec(Reader[ResponseMessage]):
         if self._more is not None:
             self._take_more(headers)
         status = headers.status = self._get_status()
-        if not self._fresh or not data.startswith(b"HTTP/1.1 200 OK\r\n"):
+        if self._pieces or not data.startswith(b"HTTP/1.1 200 OK\r\n"):
             self._check_status_line(message)
         if self._head or status < 200 or status == 204 or status == 304:
             self._without_body(message, status)
@@ -344,7 +344,7 @@ class ClientCodec(Reader[ResponseMessage]):
         """llhttp was stopped at the end of a head in ``data``. Gives what is to be parsed next."""
         self._cut = False
         self._execute = None
-        rest = data[self._head_end(data) :]
+        rest = data[self._end_of_head(data) :]
         if self.messages[-1].headers.status < 200:
             self._awaiting = True
             return rest
@@ -354,9 +354,9 @@ class ClientCodec(Reader[ResponseMessage]):
 
     # where a message ends
 
-    def _head_end(self, data: bytes) -> int:
+    def _end_of_head(self, data: bytes) -> int:
         """Offset in ``data`` of the first byte after the head that ends in it."""
-        return (self._tail + data).find(END_OF_HEAD) + len(END_OF_HEAD) - len(self._tail)
+        return self._head_end if self._head_end >= 0 else data.find(END_OF_HEAD) + len(END_OF_HEAD)
 
     def _runs_on(self, data: bytes) -> bool:
         """Whether empty lines follow the response that is complete at the end of ``data``; llhttp skips them."""
@@ -364,4 +364,4 @@ class ClientCodec(Reader[ResponseMessage]):
         if message.body_kind == CHUNKED:
             end = (self._tail + data[-5:])[-5:]  # of the last chunk's or trailer's line, and the empty line
             return end[1:] != END_OF_HEAD or end[0] in _CR_LF
-        return self._head_end(data) + message.content_length != len(data)
+        return self._end_of_head(data) + message.content_length != len(data)

@@ -95,7 +95,7 @@ class Reader(Generic[MessageT]):
         "_error",
         "_execute",
         "_fields",
-        "_fresh",
+        "_head_end",
         "_in_head",
         "_joined",
         "_max_bytes",
@@ -109,6 +109,7 @@ class Reader(Generic[MessageT]):
         "_settings",
         "_should_keep_alive",
         "_silent",
+        "_start",
         "_state",
         "_unfinished",
         "_validate",
@@ -141,7 +142,8 @@ class Reader(Generic[MessageT]):
     _silent: int  # bytes fed inside a chunked body since the last body byte; -1: this read had body bytes
     # per read, by callbacks
     _data: bytes
-    _fresh: bool  # _data begins with the message being read
+    _start: int  # where in _data the message being read begins, or empty lines before it; -1: not known
+    _head_end: int  # where in _data its head ended, when it began in an earlier read; else -1
     _pieces: list[bytes]  # the unfinished head's bytes of earlier reads
     _room: int  # how many bytes the head may still have
 
@@ -165,7 +167,8 @@ class Reader(Generic[MessageT]):
         self._error = None
         self._silent = 0
         self._data = b""
-        self._fresh = True
+        self._start = 0
+        self._head_end = -1
         self._pieces = []
         self._room = self._max_bytes
 
@@ -249,11 +252,12 @@ class Reader(Generic[MessageT]):
     def _head_done(self, message: MessageT) -> None:
         """Everything about the head is decided; the consumer may see it."""
         message.headers_complete = True
-        self._in_head = self._fresh = False
+        self._in_head = False
         if self._unfinished is None:
             self.messages.append(message)
         else:
             self._unfinished = None
+            self._head_end = self._raw_head().find(END_OF_HEAD) + 4 - sum(map(len, self._pieces))
             self._pieces = []
             self._room = self._max_bytes
         if message.body_kind:
@@ -315,15 +319,36 @@ class Reader(Generic[MessageT]):
     def _head_size(self) -> int:
         """Bytes of the head on the wire, from its first byte to the empty line's LF.
 
-        After another message in the same read the place is not known: then what its fields come to.
+        Where the place is not known: what its fields come to.
         """
-        if self._fresh or self._pieces:
-            return self._raw_head().lstrip(b"\r\n").find(END_OF_HEAD) + len(END_OF_HEAD)
+        if self._pieces:
+            return self._raw_head().find(END_OF_HEAD) + 4
+        start = self._first_byte()
+        if start >= 0:
+            return self._data.find(END_OF_HEAD, start) + 4 - start
         return sum(len(name) + len(value) + 4 for name, value in [*self._fields.items(), *(self._more or ())])
 
     def _raw_head(self) -> bytes:
-        """The bytes the head is in, and what came with it."""
+        """The bytes the head is in, and what came with it; from its first byte on when there are ``_pieces``."""
         return b"".join([*self._pieces, self._data])
+
+    def _first_byte(self) -> int:
+        """Where in ``_data`` the message being read begins, after empty lines (RFC 9112 section 2.2); -1: not known."""
+        start = self._start
+        data = self._data
+        while 0 <= start < len(data) and data[start] in b"\r\n":
+            start += 1
+        return start
+
+    def _find_next(self) -> None:
+        """Another message begins in ``_data`` after the last one. Where a chunked body ends only llhttp knows."""
+        last = self.messages[-1] if self.messages else None
+        if self._start < 0 or last is None or last.body_kind == CHUNKED:
+            self._start = -1
+            return
+        end = self._head_end if self._head_end >= 0 else self._data.find(END_OF_HEAD, self._first_byte()) + 4
+        self._start = end + last.content_length
+        self._head_end = -1
 
     def _count_head(self) -> int:
         """Name, colon, value, CRLF of each field: what Envoy calls header bytes received (3 when there is none)."""
@@ -355,13 +380,9 @@ class Reader(Generic[MessageT]):
         """A read ended inside a head: its message is shown, its bytes are kept and counted."""
         size = len(data)
         if self._unfinished is None:
-            before = 0
-            if not self._fresh:
-                # It began after another message, which ends with an empty line or a body of known length.
-                data = data[data.rfind(END_OF_HEAD) + 1 :]
-                before = self.messages[-1].content_length if self.messages else 0
-            data = data.lstrip(b"\r\n")
-            size = max(0, len(data) - before)
+            # Where that is not known, after a chunked body: that ends with an empty line too.
+            data = data[self._start if self._start >= 0 else data.rfind(END_OF_HEAD) + 1 :].lstrip(b"\r\n")
+            size = len(data)
             message = self._unfinished = self._blank()
             self.messages.append(message)
         self._pieces.append(data)
@@ -426,10 +447,13 @@ class Reader(Generic[MessageT]):
 
     def _stopped_at_control(self) -> bool:
         """Whether it was a control character that llhttp would not take in a head; it does not say."""
-        raw = self._raw_head()
+        start = 0 if self._pieces else self._first_byte()
+        if start < 0:
+            return False
+        raw = self._raw_head()[start:]
         found = CONTROL.search(raw)
         before = raw[: found.start()] if found is not None else b""
-        if not before.strip(b"\r\n"):  # none, or the first byte: no method begins so
+        if not before:  # none, or the first byte: no method begins so
             return False
         try:
             self._parser_type(Silent).feed_data(before)

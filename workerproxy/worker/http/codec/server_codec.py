@@ -64,7 +64,7 @@ _LEAD_IN: Final = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
 class ServerCodec(Reader[RequestMessage]):
     """Reads requests. ``feed`` never raises; a fault becomes the ``error`` of a message."""
 
-    __slots__ = ("_get_method", "_get_version", "_hosts", "_led", "_section", "_should_upgrade", "_target")
+    __slots__ = ("_begun", "_get_method", "_get_version", "_hosts", "_led", "_section", "_should_upgrade", "_target")
 
     _parser_type = HttpRequestParser
     _hosts: set[bytes]
@@ -73,11 +73,12 @@ class ServerCodec(Reader[RequestMessage]):
     _get_version: Callable[[], str]
     _should_upgrade: Callable[[], bool]
     _target: bytes
+    _begun: bool  # a message began in this read, or in an earlier one and its head goes on
     _led: bool  # llhttp must be, or was, led into a chunked body
 
     def __init__(self, settings: CodecSettings) -> None:
         self._target = b""
-        self._led = False
+        self._led = self._begun = False
         self._hosts = settings.hosts
         self._section = NO_SECTION
         super().__init__(settings, JOINED_IN_REQUESTS)
@@ -232,7 +233,9 @@ class ServerCodec(Reader[RequestMessage]):
             data = self._feed_past(data)
         while data:
             self._data = data
-            self._fresh = self._message is None and not self._in_head
+            self._start = 0 if self._message is None else -1
+            self._head_end = -1
+            self._begun = self._in_head
             try:
                 (self._execute or self._new_parser())(data)
             except HttpParserError as cause:
@@ -251,7 +254,9 @@ class ServerCodec(Reader[RequestMessage]):
     def on_message_begin(self) -> None:
         if self._state:
             raise Refused  # llhttp would go on after the connection's last message
-        self._in_head = True
+        if self._begun or self._start < 0:
+            self._find_next()
+        self._in_head = self._begun = True
         self._fields = {}
 
     def on_url(self, part: bytes) -> None:
@@ -270,9 +275,7 @@ class ServerCodec(Reader[RequestMessage]):
         method = headers.method = self._get_method()
         path = self._target
         self._target = b""
-        end = len(method) + 1 + len(path)
-        if not self._fresh or data[end : end + 11] != b" HTTP/1.1\r\n":
-            message.version = self._version(method, path)
+        message.version = self._version(b"%b %b" % (method, path))
         host = headers.pop(b"host", None)
         if host is None:
             host = b""
@@ -331,15 +334,23 @@ class ServerCodec(Reader[RequestMessage]):
 
     # the request line
 
-    def _version(self, method: bytes, path: bytes) -> int:
-        """11 or 10, where it could not be read off at once: split heads, read-ahead requests, other versions."""
+    def _version(self, start: bytes) -> int:
+        """11 or 10. ``start``: method and target as llhttp took them, with one space between.
+
+        llhttp takes further spaces too, and RTSP/1.1 and ICE/1.1, and does not say so. HTTP/0.9 may have no version.
+        """
+        data = self._raw_head() if self._pieces else self._data
+        place = 0 if self._pieces else self._first_byte()
+        if place < 0:  # somewhere after a chunked body
+            place = max(0, data.find(start + b" HTTP/"))
+        if data.startswith(start + b" HTTP/1.1\r\n", place):
+            return 11
         version = self._get_version()
-        start = b"%b %b" % (method, path)
-        raw = self._raw_head()
-        # llhttp takes RTSP/1.1 and ICE/1.1 too, and does not say so. HTTP/0.9 may have no version at all.
-        if start + b" HTTP/" + version.encode() not in raw and (version != "0.9" or start + b"\r\n" not in raw):
+        if not data.startswith(b"%b HTTP/%b\r\n" % (start, version.encode()), place) and (
+            version != "0.9" or not data.startswith(start + b"\r\n", place)
+        ):
             self._stop(CODEC_ERROR)
-        return 11 if version == "1.1" else 10
+        return 10
 
     def _resolve(self, headers: RequestHeaders, path: bytes) -> None:
         """A target that is no path, or a method that needs care (RFC 9112 section 3.2)."""
