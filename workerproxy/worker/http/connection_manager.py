@@ -34,6 +34,7 @@ class ConnectionManager:
         "_forwarded_address",
         "_internal",
         "_read_ahead",
+        "_request_timers",
         "_requests",
         "_starting",
         "_waiting_for_head",
@@ -79,6 +80,7 @@ class ConnectionManager:
         self._starting = False
         self._waiting_for_head = False
         self._duration: TimerQueue[ConnectionManager] | None = None
+        self._request_timers: TimerQueue[ConnectionManager] | None = None  # where request_timeout runs
         self._read_ahead = False
         self.wire_marks = (0, 0)  # the connection's byte counts where the last logged stream ended
 
@@ -125,11 +127,11 @@ class ConnectionManager:
         """A request has begun and its headers are not complete (``request_headers_timeout`` runs)."""
         if not self._waiting_for_head:
             self._waiting_for_head = True
-            config = self.listener.config
+            config = self.config = self.listener.config
             if config.header_timers is not None:
                 config.header_timers.set(self)
             if config.request_timers is not None:
-                config.request_timers.set(self)
+                self._start_request_timeout(config.request_timers)
             if config.idle_timers is not None:
                 config.idle_timers.set(self)
 
@@ -165,8 +167,11 @@ class ConnectionManager:
             if self._requests >= limit:
                 stats.downstream_cx_max_requests_reached += 1
                 self.close_after_response = True
-        if not message.complete and config.request_timers is not None:
-            config.request_timers.set(self)
+        if self._request_timers is not None:  # since the first byte of the head
+            if message.complete:
+                self.on_request_complete()
+        elif not message.complete and config.request_timers is not None:
+            self._start_request_timeout(config.request_timers)
         if config.max_stream_duration_s:
             self.set_duration(config.max_stream_duration_s)
         stream.decode()
@@ -191,10 +196,15 @@ class ConnectionManager:
         self.close_after_response = True
         stream.local_reply(end)
 
+    def _start_request_timeout(self, timers: TimerQueue[ConnectionManager]) -> None:
+        timers.set(self)
+        self._request_timers = timers
+
     def on_request_complete(self) -> None:
         """The stream's request was received to its last byte."""
-        if self.config.request_timers is not None:
-            self.config.request_timers.cancel(self)
+        if self._request_timers is not None:
+            self._request_timers.cancel(self)
+            self._request_timers = None
 
     # timeouts (one stream at a time, so the connection stands for it)
 
@@ -312,8 +322,8 @@ class ConnectionManager:
         stats.downstream_rq_time.record(int((now - stream.start_time) * 1000))
         if self._duration is not None:
             self._cancel_duration()
-        if not stream.request_complete_time and self.config.request_timers is not None:
-            self.config.request_timers.cancel(self)
+        if self._request_timers is not None:
+            self.on_request_complete()
         stream.destroy()
 
     # back-pressure of the response
@@ -379,11 +389,9 @@ class ConnectionManager:
 
     def _gone(self) -> None:
         self._cancel_duration()
-        config = self.config
         if self._waiting_for_head:
             self._head_complete()
-            if config.request_timers is not None:
-                config.request_timers.cancel(self)
+        self.on_request_complete()
         self.listener.on_connection_gone(self)
 
     def forwarded_address(self) -> bytes:

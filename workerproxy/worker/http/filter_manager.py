@@ -8,7 +8,8 @@ says continue. A stream whose only filter is the router has no filter manager: w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+import logging
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from workerproxy.extensions.base import (
     CONTINUE,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from workerproxy.extensions.base import StreamFilter
     from workerproxy.worker.http.stream import ActiveStream
+
+_log = logging.getLogger("workerproxy.filter")
 
 # How a direction stands at one filter.
 FLOWING: Final = 0
@@ -260,15 +263,15 @@ class FilterManager:
     # the request on its way up
 
     def decode_headers(self, headers: RequestHeaders, end_stream: bool) -> None:
-        self._request.headers(headers, end_stream)
+        self._run(self._request.headers, headers, end_stream)
 
     def decode_data(self, chunks: list[bytes], end_stream: bool) -> None:
         if not self._request.over:
-            self._request.data(Body(chunks), end_stream)
+            self._run(self._request.data, Body(chunks), end_stream)
 
     def decode_trailers(self, trailers: HeaderMap) -> None:
         if not self._request.over:
-            self._request.trailers(trailers)
+            self._run(self._request.trailers, trailers)
 
     # the response on its way down
 
@@ -277,27 +280,37 @@ class FilterManager:
         return all(instance.encode_1xx_headers(headers) == CONTINUE for instance in reversed(self._filters))
 
     def encode_headers(self, headers: ResponseHeaders, end_stream: bool) -> None:
-        self._response.headers(headers, end_stream)
+        self._run(self._response.headers, headers, end_stream)
 
     def encode_data(self, chunks: list[bytes], end_stream: bool) -> None:
-        self._response.data(Body(chunks), end_stream)
+        if not self._response.over:
+            self._run(self._response.data, Body(chunks), end_stream)
 
     def encode_trailers(self, trailers: HeaderMap) -> None:
-        self._response.trailers(trailers)
+        if not self._response.over:
+            self._run(self._response.trailers, trailers)
+
+    def _run(self, step: Callable[..., None], *arguments: Any) -> None:
+        """A filter that raises costs its stream, whoever's event it was that called it."""
+        try:
+            step(*arguments)
+        except Exception:
+            _log.exception("internal error in a filter of %r", self.stream)
+            self.stream.on_fault()
 
     # what filters ask for
 
     def continue_decoding(self, index: int) -> None:
         way = self._request
         if not way.over and way.stops[index].state != FLOWING:
-            way.resume(index)
+            self._run(way.resume, index)
             self.stream.flush()
 
     def continue_encoding(self, index: int) -> None:
         way = self._response
         place = len(way.stops) - 1 - index
         if not way.over and way.stops[place].state != FLOWING:
-            way.resume(place)
+            self._run(way.resume, place)
             self.stream.flush()
 
     def request_stop(self, index: int) -> Stop[RequestHeaders]:
@@ -318,7 +331,10 @@ class FilterManager:
         self._request.finish()
         self._response.finish()
         for instance in self._filters:
-            instance.on_destroy()
+            try:
+                instance.on_destroy()
+            except Exception:
+                _log.exception("internal error in on_destroy of %r", instance)
 
 
 class RequestSink:
@@ -431,7 +447,8 @@ class Callbacks:
         self._manager.stream.clear_route_cache()
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> object:
-        return self._manager.stream.call_later(delay_s, callback)
+        manager = self._manager
+        return manager.stream.call_later(delay_s, lambda: manager._run(callback))
 
 
 def _add(stop: Stop[RequestHeaders] | Stop[ResponseHeaders], data: bytes) -> None:

@@ -24,6 +24,7 @@ from workerproxy.worker.http.settings import (
     DEFAULT_DELAYED_CLOSE_S,
     DEFAULT_DRAIN_TIMEOUT_S,
     DEFAULT_STREAM_IDLE_TIMEOUT_S,
+    NO_BUFFER_LIMIT,
     ConnectionManagerConfig,
 )
 from workerproxy.worker.http.stats import ConnectionManagerStats
@@ -102,7 +103,7 @@ class ListenerBuilder:
             raise Refused(f"listener {listener.name}: route_config.{error}") from None
         common, http1 = hcm.common_http_protocol_options, hcm.http_protocol_options
         buffer_limit = (
-            listener.per_connection_buffer_limit_bytes.value
+            listener.per_connection_buffer_limit_bytes.value or NO_BUFFER_LIMIT
             if listener.HasField("per_connection_buffer_limit_bytes")
             else DEFAULT_BUFFER_LIMIT
         )

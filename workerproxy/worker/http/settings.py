@@ -30,6 +30,7 @@ DEFAULT_CONNECTION_IDLE_TIMEOUT_S: Final = 3600.0
 DEFAULT_DELAYED_CLOSE_S: Final = 1.0
 DEFAULT_DRAIN_TIMEOUT_S: Final = 5.0
 DEFAULT_BUFFER_LIMIT: Final = 1 << 20  # bytes
+NO_BUFFER_LIMIT: Final = 1 << 62  # for a configured limit of 0 (Envoy: no watermarks)
 
 
 @dataclass(slots=True)

@@ -121,6 +121,8 @@ class ActiveStream(StreamInfo):
             self.request_complete_time = self.start_time
         if message.expect_continue and not config.proxy_100_continue:
             self._answer_expect(headers)
+            if self.destroyed:
+                return
         refused = config.rules.check(headers, self)
         if refused is not None:
             extra = ((b"location", headers.path),) if refused.status == 307 else ()
@@ -142,8 +144,8 @@ class ActiveStream(StreamInfo):
         if config.filters:
             self.chain = FilterManager(self, config.filters)
             self.rare_headers = True
-        if not end_stream or route is None or not 0 < route.timeout_s <= self._idle_timeout_s:
-            self._arm_idle()  # else the route's timeout comes first
+        if config.filters or not end_stream or route is None or not 0 < route.timeout_s <= self._idle_timeout_s:
+            self.arm_idle()  # else the route's timeout comes first
         if self.chain is None:
             self.router.decode_headers(headers, end_stream)
         else:
@@ -218,7 +220,8 @@ class ActiveStream(StreamInfo):
 
     # timeouts
 
-    def _arm_idle(self) -> None:
+    def arm_idle(self) -> None:
+        """Start the idle timeout, also where another one was expected to come first."""
         if self._idle is not None:
             self._idle.set(self.manager)
 
@@ -309,16 +312,19 @@ class ActiveStream(StreamInfo):
             headers.replace(name, value)
         if finalize is not None:
             finalize(headers, self)
+        # In place of a response that is on its way through the filters it passes none (Envoy: sendDirectLocalReply).
+        chain = self.chain if self.response_headers is None else None
         self.response_headers = headers
-        if self.chain is None:
+        if self.chain is not None:
+            self.chain.begin_local_reply()
+        if chain is None:
             self.send_headers(headers, not body)
             if body:
                 self.send_data([body], True)
             return
-        self.chain.begin_local_reply()
-        self.chain.encode_headers(headers, not body)
+        chain.encode_headers(headers, not body)
         if body and not self.destroyed:
-            self.chain.encode_data([body], True)
+            chain.encode_data([body], True)
 
     # step 5: write the response
 
@@ -438,6 +444,7 @@ class ActiveStream(StreamInfo):
         head = self._head
         if head is not None:
             self._head = None
+            self._touch()
             self.connection.write(head)
 
     def _finish(self) -> None:
@@ -549,6 +556,8 @@ class ActiveStream(StreamInfo):
             self.route_name = self.route.name if self.route is not None else ""
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> object:
+        if self.destroyed:
+            return None
         handle = self.manager.dispatcher.call_later(delay_s, callback)
         if self._handles is None:
             self._handles = []
@@ -577,6 +586,10 @@ class ActiveStream(StreamInfo):
         else:
             self.manager.on_stream_done(self)
 
+    def on_fault(self) -> None:
+        """A filter or this program raised: what was made of this stream is not to be trusted; its connection closes."""
+        self.reset("internal_error", 0)
+
     def _count_wire_bytes(self, client: ActiveClient | None) -> None:
         """What went over the two connections for this stream; for the access log."""
         connection = self.connection
@@ -599,10 +612,10 @@ class ActiveStream(StreamInfo):
             self._splice = None
         self.router.on_destroy()
         self._latest_splice = None
-        del self.router  # the two hold each other; this way nothing is left to the garbage collector
         if self.chain is not None:
             self.chain.destroy()
             self.chain = None
+        del self.router  # the two hold each other; this way nothing is left to the garbage collector
         if self._idle is not None:
             self._idle.cancel(self.manager)
         if self._handles is not None:

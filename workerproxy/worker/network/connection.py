@@ -68,7 +68,6 @@ class Connection:
         "_low",
         "_out",
         "_peers",
-        "_read_disabled",
         "_reader_on",
         "_recv",
         "_send",
@@ -80,6 +79,7 @@ class Connection:
         "fd",
         "out_size",
         "peer_failed",
+        "read_disabled",
         "sock",
         "state",
     )
@@ -104,7 +104,7 @@ class Connection:
         self._counted_read = 0
         self._counted_written = 0
         self._above_high = False
-        self._read_disabled = 0
+        self.read_disabled = 0  # how many have asked for it and not taken it back
         self._reader_on = False
         self._writer_on = False
         self._linger: TimerQueue[Connection] | None = None
@@ -112,14 +112,14 @@ class Connection:
         self.error_reader: Callable[[], None] | None = None  # who reads in our place (a splice)
 
     def __repr__(self) -> str:
-        reading = "paused" if self._read_disabled else "reading"
+        reading = "paused" if self.read_disabled else "reading"
         return f"<Connection fd={self.fd} {_STATE_NAMES[self.state]} {reading} out={self.out_size}>"
 
     # reading
 
     def start_reading(self) -> None:
         """Register for read-ready; once, after the connection is established."""
-        if not self._reader_on and not self._read_disabled:
+        if not self._reader_on and not self.read_disabled:
             self._reader_on = True
             self._loop.add_reader(self.fd, self._on_readable)
         if self._peers is not None:
@@ -127,22 +127,18 @@ class Connection:
 
     def read_disable(self) -> None:
         """Stop reading; calls nest, each needs its ``read_enable`` (Envoy: readDisable)."""
-        self._read_disabled += 1
+        self.read_disabled += 1
         if self._reader_on:
             self._reader_on = False
             self._loop.remove_reader(self.fd)
 
     def read_enable(self) -> None:
-        self._read_disabled -= 1
-        if not self._read_disabled and self.state != CLOSED and not self._reader_on:
+        self.read_disabled -= 1
+        if not self.read_disabled and self.state != CLOSED and not self._reader_on:
             self._reader_on = True
             self._loop.add_reader(self.fd, self._on_readable)
             if self.peer_failed:
                 self._loop.call_soon(self._read_to_error)
-
-    @property
-    def read_disabled(self) -> bool:
-        return self._read_disabled > 0
 
     def _on_readable(self) -> None:
         try:
@@ -182,11 +178,14 @@ class Connection:
         if self.state == LINGERING:
             self._finish()
         elif self.state == OPEN:
-            self._callbacks.on_end_of_data()
+            try:
+                self._callbacks.on_end_of_data()
+            except Exception:
+                self._on_bug()
 
     def stop_reading(self) -> None:
         """No more read events for good."""
-        self._read_disabled += 1
+        self.read_disabled += 1
         if self._reader_on:
             self._reader_on = False
             self._loop.remove_reader(self.fd)
@@ -357,14 +356,14 @@ class Connection:
             self._linger_now()
         elif linger is not None:
             linger.set(self)
-            if self._read_disabled:
+            if self.read_disabled:
                 self._resume_for_linger()
 
     def _linger_now(self) -> None:
         if self._linger is None or not self._wait_for_fin:
             self._finish()
             return
-        if self._read_disabled:
+        if self.read_disabled:
             self._resume_for_linger()
         self.state = LINGERING
         try:
@@ -375,7 +374,7 @@ class Connection:
         self._linger.set(self)
 
     def _resume_for_linger(self) -> None:
-        self._read_disabled = 0
+        self.read_disabled = 0
         if not self._reader_on:
             self._reader_on = True
             self._loop.add_reader(self.fd, self._on_readable)

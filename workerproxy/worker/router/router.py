@@ -236,6 +236,7 @@ class Router(StreamFilter):
         duration = _integer(headers.get(_STREAM_DURATION))
         if headers.remove(_STREAM_DURATION) and duration:
             self._duration_timers = self._config.dispatcher.timers(duration / 1000, _on_max_stream_duration)
+        self.stream.arm_idle()  # the route's timeout may be gone, or the longer one
         return timeout_s
 
     def decode_data(self, data: Body, end_stream: bool) -> int:

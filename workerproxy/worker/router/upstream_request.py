@@ -286,6 +286,10 @@ class UpstreamRequest:
         self.on_below_low()
         self.router.on_upstream_reset(self, reason, transport_failure)
 
+    def on_fault(self) -> None:
+        """Handling it raised."""
+        self.router.stream.on_fault()
+
     def cancel(self) -> None:
         """The router no longer wants the answer: leave the queue, or close the connection."""
         self._cancel_splice()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import logging
 import socket
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from workerproxy.worker.network.listener import address_text
 if TYPE_CHECKING:
     from workerproxy.worker.router.upstream_request import UpstreamRequest
     from workerproxy.worker.upstream.connection_pool import ConnectionPool
+
+_log = logging.getLogger("workerproxy.client")
 
 
 class State(enum.Enum):
@@ -128,7 +131,10 @@ class ActiveClient:
         codec.feed(data)
         request = self.request
         if request is not None:
-            request.on_response_read(codec)
+            try:
+                request.on_response_read(codec)
+            except Exception:
+                self.on_fault(request)
         else:  # bytes that no request asked for: whatever they are, nobody may ever get them
             self.pool.cluster.stats.upstream_cx_protocol_error += 1
             self.pool.on_client_failed(self, local=True)
@@ -138,8 +144,16 @@ class ActiveClient:
         request = self.request
         if request is None:
             self.pool.on_client_failed(self, local=False)
-        else:
+            return
+        try:
             request.on_response_eof(self.codec)
+        except Exception:
+            self.on_fault(request)
+
+    def on_fault(self, request: UpstreamRequest) -> None:
+        """A fault of this program (or of a filter) costs the request, whether or not it is still on this connection."""
+        _log.exception("internal error on %r", self)
+        request.on_fault()
 
     def on_connection_lost(self, error: OSError) -> None:
         request = self.request
@@ -151,7 +165,8 @@ class ActiveClient:
     def request_done(self, reusable: bool) -> None:
         """The request on this connection is over, well or badly. ``reusable``: both messages ended cleanly."""
         self.request = None
-        self.pool.on_request_done(self, reusable and self.connection.state != CLOSED)
+        connection = self.connection
+        self.pool.on_request_done(self, reusable and connection.state != CLOSED and not connection.read_disabled)
 
     # back-pressure: the request body waits here for the upstream to take it
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DEFAULT_CONNECT_TIMEOUT_S: Final = 5.0
 DEFAULT_IDLE_TIMEOUT_S: Final = 3600.0
 DEFAULT_BUFFER_LIMIT: Final = 1 << 20  # bytes
+NO_BUFFER_LIMIT: Final = 1 << 62  # for a configured limit of 0 (Envoy: no watermarks)
 DEFAULT_PANIC_THRESHOLD: Final = 50.0  # percent
 
 

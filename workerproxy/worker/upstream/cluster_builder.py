@@ -20,6 +20,7 @@ from workerproxy.worker.upstream.cluster import (
     DEFAULT_CONNECT_TIMEOUT_S,
     DEFAULT_IDLE_TIMEOUT_S,
     DEFAULT_PANIC_THRESHOLD,
+    NO_BUFFER_LIMIT,
     Cluster,
     ClusterSettings,
     TcpKeepalive,
@@ -139,7 +140,7 @@ def _settings(config: cluster_pb2.Cluster) -> ClusterSettings:
         max_stream_duration_s=seconds(common.max_stream_duration),
         max_requests_per_connection=max_requests.value if max_requests is not None else 0,
         buffer_limit=(
-            config.per_connection_buffer_limit_bytes.value
+            config.per_connection_buffer_limit_bytes.value or NO_BUFFER_LIMIT
             if config.HasField("per_connection_buffer_limit_bytes")
             else DEFAULT_BUFFER_LIMIT
         ),

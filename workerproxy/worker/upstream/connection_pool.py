@@ -97,7 +97,10 @@ class ConnectionPool:
         stats.upstream_rq_active += 1
         breakers.requests.acquire()
         client.request = request
-        request.on_pool_ready(client)
+        try:
+            request.on_pool_ready(client)
+        except Exception:
+            client.on_fault(request)
         return True
 
     def _left_pending(self) -> None:
