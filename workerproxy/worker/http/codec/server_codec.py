@@ -199,16 +199,11 @@ class ServerCodec(Reader[RequestMessage]):
         lines = section.split(b"\n")
         count = len(lines) - 2  # the empty line, and what follows it: nothing
         pair = self._pair
-        host = b""
-        first = 0
-        if count and lines[0][:5].lower() == b"host:":
-            host = pair(lines[0])[1]
-            first = 1
-        fields = dict(map(pair, lines[first:count]))
+        fields = dict(map(pair, lines[:count]))
+        host = fields.pop(b"host", None)
         if (
-            len(fields) != count - first
-            or not first  # no Host, or not first
-            or b"host" in fields  # again
+            host is None
+            or len(fields) + 1 != count  # a field comes again
             or count > self._max_count
             or (host not in self._hosts and not target.authority_valid(host, self._hosts))
         ):
