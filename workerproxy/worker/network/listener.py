@@ -36,6 +36,7 @@ class ActiveListener:
         self._loop = dispatcher.loop
         self._on_accept = on_accept
         self._accepting = False
+        self._resting = False  # accepting goes on after a pause
         self.local_address = _local_address(sock)
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
@@ -56,9 +57,11 @@ class ActiveListener:
                 pass
             self._accepting = False
             self._loop.remove_reader(self._sock.fileno())
+        self._resting = False
 
     def close(self) -> None:
         """Give up this worker's copy of the socket."""
+        self._resting = False
         if self._accepting:
             self._accepting = False
             self._loop.remove_reader(self._sock.fileno())
@@ -88,10 +91,12 @@ class ActiveListener:
             _log.warning("accepting on %s rests for %.1f s: %s", self.local_address, _PAUSE_S, error.strerror)
             self._loop.remove_reader(self._sock.fileno())
             self._accepting = False
+            self._resting = True
             self._loop.call_later(_PAUSE_S, self._resume)
 
     def _resume(self) -> None:
-        if self._sock.fileno() >= 0:
+        if self._resting:
+            self._resting = False
             self.start()
 
 
