@@ -6,7 +6,7 @@ import errno
 import socket
 from typing import Any, cast
 
-from tests.unit.worker.fakes import FakeLoop
+from tests.unit.worker.fakes import FIRST_FD, FakeLoop
 from workerproxy.worker.network.dispatcher import Dispatcher
 from workerproxy.worker.network.listener import ActiveListener
 
@@ -21,7 +21,7 @@ class ListeningSocket:
         self.closed = False
 
     def fileno(self) -> int:
-        return -1 if self.closed else 1000
+        return -1 if self.closed else FIRST_FD
 
     def accept(self) -> tuple[Any, object]:
         if not self.queue:
@@ -65,7 +65,7 @@ class Bench:
         self.loop.run()
 
     def is_watched(self) -> bool:
-        return 1000 in self.loop.readers
+        return FIRST_FD in self.loop.readers
 
 
 def connection() -> ListeningSocket:
