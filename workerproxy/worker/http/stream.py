@@ -70,6 +70,7 @@ class ActiveStream(StreamInfo):
     upstream_client: ActiveClient | None = None
     upstream_marks: tuple[int, int] = (0, 0)  # the upstream connection's byte counts when it was ours
     rare_headers: bool = False  # the request has, or a filter may have given it, headers that steer the router
+    body_follows: bool = False  # body came with the head: the two leave for the upstream together
     routable: bool = True  # false: there is an empty x-forwarded-proto, which Envoy gives no route
 
     def __init__(
@@ -147,6 +148,8 @@ class ActiveStream(StreamInfo):
         if config.filters or not end_stream or route is None or not 0 < route.timeout_s <= self._idle_timeout_s:
             self.arm_idle()  # else the route's timeout comes first
         if self.chain is None:
+            if message.body:
+                self.body_follows = True
             self.router.decode_headers(headers, end_stream)
         else:
             self.chain.decode_headers(headers, end_stream)

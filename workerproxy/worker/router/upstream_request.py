@@ -38,6 +38,7 @@ class UpstreamRequest:
         "_chunked",
         "_end_stream",
         "_head_pending",
+        "_held_head",
         "_headers_only",
         "_splice",
         "_trailers",
@@ -55,6 +56,7 @@ class UpstreamRequest:
         self.awaiting_headers = True
         self.paused_downstream = False
         self._head_pending = True
+        self._held_head: bytes | None = None  # its body follows in this very event
         self._chunked = False
         self._end_stream = False
         self._headers_only = False
@@ -94,11 +96,14 @@ class UpstreamRequest:
             stream.upstream_marks = (client.connection.bytes_read, client.connection.bytes_written)
         self._head_pending = False
         body = self._body
-        if body is None and self._trailers is None:
-            client.connection.write(head)
-        else:
+        if body is not None or self._trailers is not None:
             self._body = None
             self._write([head], body or [], self._end_stream)
+        elif stream.body_follows:
+            stream.body_follows = False
+            self._held_head = head
+        else:
+            client.connection.write(head)
         if self.paused_downstream and self.client is client and not client.connection.above_high:
             self.on_below_low()
 
@@ -111,6 +116,9 @@ class UpstreamRequest:
             else:
                 self._body += chunks
             self._pause_if_full()
+        elif self._held_head is not None:
+            head, self._held_head = self._held_head, None
+            self._write([head], chunks, end_stream)
         else:
             self._write([], chunks, end_stream)
 
