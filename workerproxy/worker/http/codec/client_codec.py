@@ -35,7 +35,8 @@ from workerproxy.worker.http.codec.errors import (
 from workerproxy.worker.http.codec.field_lines import NO_SECTION, Unusual
 from workerproxy.worker.http.codec.field_names import JOINED_IN_RESPONSES
 from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, ResponseMessage
-from workerproxy.worker.http.codec.reader import CONTROL, END_OF_HEAD, IGNORING, LENGTH_BODY, RAW, Reader
+from workerproxy.worker.http.codec.reader import IGNORING, LENGTH_BODY, RAW, Reader
+from workerproxy.worker.http.codec.window import CONTROL, END_OF_HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,8 +208,7 @@ class ClientCodec(Reader[ResponseMessage]):
                     self._fail(CODEC_ERROR)
                     break
                 self._tail = b""
-            self._data = data
-            self._head_end = -1
+            self._window.open(data, between=self._message is None)
             try:
                 (self._execute or self._new_parser())(data)
             except HttpParserError as cause:
@@ -223,7 +223,7 @@ class ClientCodec(Reader[ResponseMessage]):
             elif not self._state and data[-1] in _CR_LF and self._runs_on(data):
                 self._surplus()
             break
-        self._data = b""
+        self._window.data = b""
 
     def eof(self) -> None:
         """The upstream has closed: the end of a response without a length, too early for every other one."""
@@ -253,8 +253,8 @@ class ClientCodec(Reader[ResponseMessage]):
 
     def on_headers_complete(self) -> None:
         fields = self._fields
-        data = self._data
-        if len(data) > self._room or len(fields) > self._max_count or self._more is not None:
+        window = self._window
+        if len(window.data) > window.room or len(fields) > self._max_count or self._more is not None:
             self._check_head()
         message = self._blank(self._unfinished)
         headers = message.headers = ResponseHeaders(fields)
@@ -262,7 +262,7 @@ class ClientCodec(Reader[ResponseMessage]):
         if self._more is not None:
             self._take_more(headers)
         status = headers.status = self._get_status()
-        if self._pieces or not data.startswith(b"HTTP/1.1 200 OK\r\n"):
+        if window.pieces or not window.data.startswith(b"HTTP/1.1 200 OK\r\n"):
             self._check_status_line(message)
         if self._head or status < 200 or status == 204 or status == 304:
             self._without_body(message, status)
@@ -303,7 +303,7 @@ class ClientCodec(Reader[ResponseMessage]):
             message.keep_alive = False
 
     def _check_status_line(self, message: ResponseMessage) -> None:
-        line = self._raw_head().partition(_CR_LF)[0]
+        line = self._window.line_source().partition(_CR_LF)[0]
         if CONTROL.search(line):
             self._stop(INVALID_CHARACTERS)  # in the reason phrase; llhttp does not look at it
         if not line.startswith(_HTTP_11):
@@ -344,7 +344,7 @@ class ClientCodec(Reader[ResponseMessage]):
         """llhttp was stopped at the end of a head in ``data``. Gives what is to be parsed next."""
         self._cut = False
         self._execute = None
-        rest = data[self._end_of_head(data) :]
+        rest = data[self._window.end_of_head() :]
         if self.messages[-1].headers.status < 200:
             self._awaiting = True
             return rest
@@ -354,14 +354,10 @@ class ClientCodec(Reader[ResponseMessage]):
 
     # where a message ends
 
-    def _end_of_head(self, data: bytes) -> int:
-        """Offset in ``data`` of the first byte after the head that ends in it."""
-        return self._head_end if self._head_end >= 0 else data.find(END_OF_HEAD) + len(END_OF_HEAD)
-
     def _runs_on(self, data: bytes) -> bool:
         """Whether empty lines follow the response that is complete at the end of ``data``; llhttp skips them."""
         message = self.messages[-1]
         if message.body_kind == CHUNKED:
             end = (self._tail + data[-5:])[-5:]  # of the last chunk's or trailer's line, and the empty line
             return end[1:] != END_OF_HEAD or end[0] in _CR_LF
-        return self._end_of_head(data) + message.content_length != len(data)
+        return self._window.end_of_head() + message.content_length != len(data)

@@ -25,7 +25,7 @@ A llhttp that did not see the end of a message is thrown away; the next message 
 llhttp runs in its strict mode always; its only leniency, content-length beside chunked, is ``allow_chunked_length``.
 It sets no limits and keeps a field's bytes until the field is complete, so limits are kept on bytes fed: a head or a
 trailer section may have ``max_headers_kb`` bytes on the wire, measured where a read ends and where a head ends.
-``_pieces`` keeps the head's bytes of earlier reads, for the few questions llhttp does not answer.
+``Window`` knows the bytes at hand, for the few questions llhttp does not answer.
 
 Callbacks raise ``Refused`` after setting ``_error``; any other exception from one is a fault of this program and is
 not hidden.
@@ -33,11 +33,10 @@ not hidden.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Final, Generic, NoReturn, TypeVar
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade
+from httptools import HttpParserCallbackError, HttpParserError
 
 from workerproxy.http.headers import HeaderMap
 from workerproxy.worker.http.codec.errors import (
@@ -53,6 +52,7 @@ from workerproxy.worker.http.codec.errors import (
 )
 from workerproxy.worker.http.codec.field_names import MAX_KNOWN, MAX_KNOWN_LENGTH
 from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, RequestMessage, ResponseMessage
+from workerproxy.worker.http.codec.window import Silent, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,18 +69,7 @@ LENGTH_BODY: Final = 1
 RAW: Final = 2
 IGNORING: Final = 3
 
-END_OF_HEAD: Final = b"\r\n\r\n"
-# What may not stand in a head; CR and LF are told apart by llhttp.
-CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-
 MessageT = TypeVar("MessageT", RequestMessage, ResponseMessage)
-
-
-class Silent:
-    """A protocol of llhttp that wants to know nothing."""
-
-    on_message_begin = on_url = on_status = on_header = on_headers_complete = on_body = on_message_complete = None
-    on_chunk_header = on_chunk_complete = None
 
 
 class Reader(Generic[MessageT]):
@@ -91,11 +80,9 @@ class Reader(Generic[MessageT]):
 
     __slots__ = (
         "_bulk",
-        "_data",
         "_error",
         "_execute",
         "_fields",
-        "_head_end",
         "_in_head",
         "_joined",
         "_max_bytes",
@@ -104,15 +91,13 @@ class Reader(Generic[MessageT]):
         "_more",
         "_names",
         "_pair",
-        "_pieces",
-        "_room",
         "_settings",
         "_should_keep_alive",
         "_silent",
-        "_start",
         "_state",
         "_unfinished",
         "_validate",
+        "_window",
         "failed",
         "messages",
     )
@@ -140,12 +125,7 @@ class Reader(Generic[MessageT]):
     _more: list[Pair] | None  # the further values of repeated fields that are not joined
     _error: CodecError | None  # why a callback raised Refused
     _silent: int  # bytes fed inside a chunked body since the last body byte; -1: this read had body bytes
-    # per read, by callbacks
-    _data: bytes
-    _start: int  # where in _data the message being read begins, or empty lines before it; -1: not known
-    _head_end: int  # where in _data its head ended, when it began in an earlier read; else -1
-    _pieces: list[bytes]  # the unfinished head's bytes of earlier reads
-    _room: int  # how many bytes the head may still have
+    _window: Window
 
     def __init__(self, settings: CodecSettings, joined: frozenset[bytes]) -> None:
         self.messages = deque()
@@ -166,11 +146,7 @@ class Reader(Generic[MessageT]):
         self._more = None
         self._error = None
         self._silent = 0
-        self._data = b""
-        self._start = 0
-        self._head_end = -1
-        self._pieces = []
-        self._room = self._max_bytes
+        self._window = Window(self._max_bytes)
 
     def __repr__(self) -> str:
         state = ("parsing", "length body", "raw", "ignoring")[self._state]
@@ -257,9 +233,7 @@ class Reader(Generic[MessageT]):
             self.messages.append(message)
         else:
             self._unfinished = None
-            self._head_end = self._raw_head().find(END_OF_HEAD) + 4 - sum(map(len, self._pieces))
-            self._pieces = []
-            self._room = self._max_bytes
+            self._window.finish()
         if message.body_kind:
             self._message = message
         else:
@@ -311,44 +285,15 @@ class Reader(Generic[MessageT]):
 
     def _check_head(self) -> None:
         """The complete head against its limits."""
-        if len(self._data) > self._room and self._head_size() > self._max_bytes:
-            self._stop(HEADERS_TOO_LARGE)
+        window = self._window
+        if len(window.data) > window.room:
+            size = window.size()
+            if size < 0:  # its place is not known: then what its fields come to
+                size = sum(len(name) + len(value) + 4 for name, value in [*self._fields.items(), *(self._more or ())])
+            if size > self._max_bytes:
+                self._stop(HEADERS_TOO_LARGE)
         if len(self._fields) + len(self._more or ()) > self._max_count:
             self._stop(TOO_MANY_HEADERS)
-
-    def _head_size(self) -> int:
-        """Bytes of the head on the wire, from its first byte to the empty line's LF.
-
-        Where the place is not known: what its fields come to.
-        """
-        if self._pieces:
-            return self._raw_head().find(END_OF_HEAD) + 4
-        start = self._first_byte()
-        if start >= 0:
-            return self._data.find(END_OF_HEAD, start) + 4 - start
-        return sum(len(name) + len(value) + 4 for name, value in [*self._fields.items(), *(self._more or ())])
-
-    def _raw_head(self) -> bytes:
-        """The bytes the head is in, and what came with it; from its first byte on when there are ``_pieces``."""
-        return b"".join([*self._pieces, self._data])
-
-    def _first_byte(self) -> int:
-        """Where in ``_data`` the message being read begins, after empty lines (RFC 9112 section 2.2); -1: not known."""
-        start = self._start
-        data = self._data
-        while 0 <= start < len(data) and data[start] in b"\r\n":
-            start += 1
-        return start
-
-    def _find_next(self) -> None:
-        """Another message begins in ``_data`` after the last one. Where a chunked body ends only llhttp knows."""
-        last = self.messages[-1] if self.messages else None
-        if self._start < 0 or last is None or last.body_kind == CHUNKED:
-            self._start = -1
-            return
-        end = self._head_end if self._head_end >= 0 else self._data.find(END_OF_HEAD, self._first_byte()) + 4
-        self._start = end + last.content_length
-        self._head_end = -1
 
     def _count_head(self) -> int:
         """Name, colon, value, CRLF of each field: what Envoy calls header bytes received (3 when there is none)."""
@@ -364,7 +309,11 @@ class Reader(Generic[MessageT]):
         """A read ended inside a message: decide who reads on, and keep the limits."""
         message = self._message
         if message is None:
-            self._keep_head(data)
+            if self._unfinished is None:  # from now on it is to be seen
+                message = self._unfinished = self._blank()
+                self.messages.append(message)
+            if not self._window.keep():
+                self._fail(HEADERS_TOO_LARGE)
         elif message.body_kind == LENGTH:
             self._state = LENGTH_BODY
             self._execute = None
@@ -375,20 +324,6 @@ class Reader(Generic[MessageT]):
                 self._fail(HEADERS_TOO_LARGE)
         else:
             self._state = RAW
-
-    def _keep_head(self, data: bytes) -> None:
-        """A read ended inside a head: its message is shown, its bytes are kept and counted."""
-        size = len(data)
-        if self._unfinished is None:
-            # Where that is not known, after a chunked body: that ends with an empty line too.
-            data = data[self._start if self._start >= 0 else data.rfind(END_OF_HEAD) + 1 :].lstrip(b"\r\n")
-            size = len(data)
-            message = self._unfinished = self._blank()
-            self.messages.append(message)
-        self._pieces.append(data)
-        self._room -= size
-        if self._room < 0:
-            self._fail(HEADERS_TOO_LARGE)
 
     def _feed_past(self, data: bytes) -> bytes:
         """Bytes that are not llhttp's; gives what follows them and is."""
@@ -437,29 +372,13 @@ class Reader(Generic[MessageT]):
             error = REASONS.get(reason, CODEC_ERROR)
             message = self._message
             if message is None:
-                if error is CODEC_ERROR and self._stopped_at_control():
+                if error is CODEC_ERROR and self._window.stopped_at_control(self._parser_type):
                     error = INVALID_CHARACTERS
             elif reason == AFTER_HEADERS:
                 message.headers_complete = False
             elif error is not INVALID_CHARACTERS:
                 error = CODEC_ERROR  # in a body or its trailers
         self._fail(error)
-
-    def _stopped_at_control(self) -> bool:
-        """Whether it was a control character that llhttp would not take in a head; it does not say."""
-        start = 0 if self._pieces else self._first_byte()
-        if start < 0:
-            return False
-        raw = self._raw_head()[start:]
-        found = CONTROL.search(raw)
-        before = raw[: found.start()] if found is not None else b""
-        if not before:  # none, or the first byte: no method begins so
-            return False
-        try:
-            self._parser_type(Silent).feed_data(before)
-        except (HttpParserError, HttpParserUpgrade):
-            return False
-        return True
 
     def _fail(self, error: CodecError) -> None:
         """The end of reading. The message that was being read gets the error, or a blank one that follows."""
@@ -475,7 +394,7 @@ class Reader(Generic[MessageT]):
         self._message = self._unfinished = None
         self._fields = {}
         self._more = None
-        self._pieces = []
+        self._window = Window(0)  # lets go of what it holds
         self._error = None
         self._state = IGNORING
         self.failed = True

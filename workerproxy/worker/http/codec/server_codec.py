@@ -10,7 +10,7 @@ a limit.
 
 Upgrade. llhttp stops after the head of every request with ``Connection: upgrade`` and of every CONNECT. An offer of h2c
 is not for us: its fields are removed and the request goes on as if they had not been there, with a fresh llhttp, which
-must be led into the body when that is chunked (``_Led``). For every other one the rest of the connection belongs to the
+must be led into the body when that is chunked (``led``). For every other one the rest of the connection belongs to the
 tunnel, so that its bytes are the message's body and the message does not end.
 
 Envoy's name: ``Http1::ServerConnectionImpl``. Called by the connection manager only.
@@ -30,17 +30,17 @@ from workerproxy.worker.http.codec.errors import (
     CODEC_ERROR,
     CONNECTION_HEADER_REJECTED,
     INVALID_AUTHORITY,
-    INVALID_SCHEME,
     INVALID_TRANSFER_ENCODING,
-    INVALID_URL,
     UNEXPECTED_UNDERSCORE,
     Refused,
 )
 from workerproxy.worker.http.codec.field_lines import NO_SECTION, Unusual
 from workerproxy.worker.http.codec.field_names import JOINED_IN_REQUESTS
+from workerproxy.worker.http.codec.led import Led
 from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, RequestMessage
-from workerproxy.worker.http.codec.reader import END_OF_HEAD, IGNORING, LENGTH_BODY, RAW, Reader
+from workerproxy.worker.http.codec.reader import IGNORING, LENGTH_BODY, RAW, Reader
 from workerproxy.worker.http.codec.settings import ALLOW, DROP
+from workerproxy.worker.http.codec.window import END_OF_HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,6 @@ _METHODS: Final = frozenset(
 _CONNECT: Final = b"CONNECT"
 _SLASH: Final = ord("/")
 _SHORTEST: Final = len(b"GET / HTTP/1.1\r\n\r\n")
-_LEAD_IN: Final = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class ServerCodec(Reader[RequestMessage]):
@@ -73,7 +72,7 @@ class ServerCodec(Reader[RequestMessage]):
     _get_version: Callable[[], str]
     _should_upgrade: Callable[[], bool]
     _target: bytes
-    _begun: bool  # a message began in this read, or in an earlier one and its head goes on
+    _begun: bool  # this read has something of a message already
     _led: bool  # llhttp must be, or was, led into a chunked body
 
     def __init__(self, settings: CodecSettings) -> None:
@@ -201,6 +200,7 @@ class ServerCodec(Reader[RequestMessage]):
         pair = self._pair
         fields = dict(map(pair, lines[:count]))
         host = fields.pop(b"host", None)
+        fields = dict(fields)  # without the hole: it is copied as a block then, for each request
         if (
             host is None
             or len(fields) + 1 != count  # a field comes again
@@ -227,10 +227,8 @@ class ServerCodec(Reader[RequestMessage]):
         if self._state:
             data = self._feed_past(data)
         while data:
-            self._data = data
-            self._start = 0 if self._message is None else -1
-            self._head_end = -1
-            self._begun = self._in_head
+            self._window.open(data, between=self._message is None)
+            self._begun = self._in_head or self._message is not None
             try:
                 (self._execute or self._new_parser())(data)
             except HttpParserError as cause:
@@ -242,15 +240,15 @@ class ServerCodec(Reader[RequestMessage]):
             if self._in_head or self._message is not None:
                 self._suspend(data)
             break
-        self._data = b""
+        self._window.data = b""
 
     # parser callbacks, in the order of a message
 
     def on_message_begin(self) -> None:
         if self._state:
             raise Refused  # llhttp would go on after the connection's last message
-        if self._begun or self._start < 0:
-            self._find_next()
+        if self._begun:
+            self._window.advance(self.messages[-1] if self.messages else None)
         self._in_head = self._begun = True
         self._fields = {}
 
@@ -259,8 +257,8 @@ class ServerCodec(Reader[RequestMessage]):
 
     def on_headers_complete(self) -> None:
         fields = self._fields
-        data = self._data
-        if len(data) > self._room or len(fields) > self._max_count or self._more is not None:
+        window = self._window
+        if len(window.data) > window.room or len(fields) > self._max_count or self._more is not None:
             self._check_head()
         message = self._blank(self._unfinished)
         headers = message.headers = RequestHeaders(fields)
@@ -295,7 +293,9 @@ class ServerCodec(Reader[RequestMessage]):
         if path[0] == _SLASH and method != _CONNECT:
             headers.path = path
         else:
-            self._resolve(headers, path)
+            error = target.resolve(headers, path, absolute_allowed=self._settings.allow_absolute_url)
+            if error is not None:
+                self._stop(error)
         if headers.authority not in self._hosts:
             self._check_authority(message)
         if b"expect" in fields:
@@ -334,8 +334,8 @@ class ServerCodec(Reader[RequestMessage]):
 
         llhttp takes further spaces too, and RTSP/1.1 and ICE/1.1, and does not say so. HTTP/0.9 may have no version.
         """
-        data = self._raw_head() if self._pieces else self._data
-        place = 0 if self._pieces else self._first_byte()
+        data = self._window.line_source()
+        place = self._window.first_byte()
         if place < 0:  # somewhere after a chunked body
             place = max(0, data.find(start + b" HTTP/"))
         if data.startswith(start + b" HTTP/1.1\r\n", place):
@@ -346,31 +346,6 @@ class ServerCodec(Reader[RequestMessage]):
         ):
             self._stop(CODEC_ERROR)
         return 10
-
-    def _resolve(self, headers: RequestHeaders, path: bytes) -> None:
-        """A target that is no path, or a method that needs care (RFC 9112 section 3.2)."""
-        method = headers.method
-        if method == _CONNECT:
-            if not target.connect_authority(path):
-                self._stop(INVALID_URL)
-            headers.authority = path
-            headers.path = b""
-            return
-        if path[:1] == b"*":
-            if method != b"OPTIONS":
-                self._stop(INVALID_URL)
-            headers.path = path
-            return
-        if not self._settings.allow_absolute_url:
-            headers.path = path  # the connection manager refuses it: absolute_path_rejected
-            return
-        parts = target.absolute(path)
-        if parts is None:
-            self._stop(INVALID_URL)
-        if parts.scheme not in (b"http", b"https"):
-            self._stop(INVALID_SCHEME)
-        # RFC 9112 section 3.2.2: the target's authority replaces the Host field.
-        headers.scheme, headers.authority, headers.path = parts
 
     def _check_authority(self, message: RequestMessage) -> None:
         if message.version == 10 and not self._settings.accept_http_10:
@@ -443,39 +418,6 @@ class ServerCodec(Reader[RequestMessage]):
         self._execute = None
         if self._led:
             self._led = False
-            led = _Led(self)
+            led = Led(self)
             led.begin(self._use(HttpRequestParser(led)))
         return self._feed_past(rest) if self._state else rest
-
-
-class _Led:
-    """Stands before the codec as llhttp's protocol while llhttp is led into a chunked body by a head of our own.
-
-    Afterwards it only passes on; it stays until the codec makes another parser.
-    """
-
-    def __init__(self, codec: ServerCodec) -> None:
-        self._codec = codec
-        self._leading = True
-        self.on_body = codec.on_body
-        self.on_message_complete = codec.on_message_complete
-
-    def begin(self, execute: Callable[[bytes], None]) -> None:
-        execute(_LEAD_IN)
-        self._leading = False
-
-    def on_message_begin(self) -> None:
-        if not self._leading:
-            self._codec.on_message_begin()
-
-    def on_url(self, part: bytes) -> None:
-        if not self._leading:
-            self._codec.on_url(part)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._leading:
-            self._codec.on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        if not self._leading:
-            self._codec.on_headers_complete()

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import re
 from socket import AF_INET6, inet_pton
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from workerproxy.worker.http.codec.errors import INVALID_SCHEME, INVALID_URL
+
+if TYPE_CHECKING:
+    from workerproxy.http.headers import RequestHeaders
+    from workerproxy.worker.http.codec.messages import CodecError
 
 # HeaderUtility::authorityIsValid: HTTP/2's characters and "@".
 _AUTHORITY: Final = b"!$%&'()*+,-.0123456789:;=@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]_abcdefghijklmnopqrstuvwxyz~"
@@ -18,6 +24,33 @@ _CONNECT: Final = re.compile(_HOST_AND_PORT)
 _MAX_PORT: Final = 65535
 _MAX_KNOWN_HOSTS: Final = 1024
 _MAX_KNOWN_HOST_LENGTH: Final = 128  # bytes
+
+
+def resolve(headers: RequestHeaders, path: bytes, *, absolute_allowed: bool) -> CodecError | None:
+    """Set path, authority and scheme from a target that is no plain path (RFC 9112 section 3.2), or say what is wrong.
+
+    ``headers`` has its method. ``absolute_allowed``: ``allow_absolute_url``.
+    """
+    if headers.method == b"CONNECT":
+        if not connect_authority(path):
+            return INVALID_URL
+        headers.authority = path
+        headers.path = b""
+        return None
+    if path[:1] == b"*":
+        headers.path = path
+        return None if headers.method == b"OPTIONS" else INVALID_URL
+    if not absolute_allowed:
+        headers.path = path  # the connection manager refuses it: absolute_path_rejected
+        return None
+    parts = absolute(path)
+    if parts is None:
+        return INVALID_URL
+    if parts.scheme not in (b"http", b"https"):
+        return INVALID_SCHEME
+    # RFC 9112 section 3.2.2: the target's authority replaces the Host field.
+    headers.scheme, headers.authority, headers.path = parts
+    return None
 
 
 class Target(NamedTuple):
