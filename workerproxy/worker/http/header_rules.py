@@ -69,7 +69,11 @@ _RARE: Final = frozenset(
         b"expect",
     )
 )
-_REFERER: Final = re.compile(rb"[a-zA-Z][a-zA-Z0-9+.-]*:[^#]*")
+# A referer Envoy lets pass: scheme, host, port and the rest, without a fragment; or a reference without a scheme.
+_ABSOLUTE: Final = re.compile(
+    rb"[A-Za-z][A-Za-z0-9+.-]*://@?(?:[A-Za-z0-9.-]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{1,9}))?(?:[/?][^#\s]*#?)?"
+)
+_RELATIVE: Final = re.compile(rb"[!$%&'()*+,\-.0-9;=?@A-Z_a-z~]*(?:/[!$%&'()*+,\-./0-9:;=?@A-Z_a-z~]*)?")
 _SCHEMES: Final = (b"http", b"https")
 
 
@@ -99,7 +103,6 @@ class HeaderSettings:
     user_agent: bytes | None = None  # add_user_agent: the service cluster
     node_name: bytes = b""
     internal_only_headers: tuple[bytes, ...] = ()  # of the route table
-    always_forward_client_cert: bool = False
 
 
 class HeaderRules:
@@ -202,13 +205,13 @@ class HeaderRules:
             if b"x-forwarded-proto" not in headers:
                 headers[b"x-forwarded-proto"] = b"http"
             internal = forwarded_for is not None and self._detect_from_xff(headers, stream)
+        if self._extras:
+            self._apply_transport(headers)
         if not headers.scheme:
             proto = headers.get(b"x-forwarded-proto", b"").lower()
             if not proto:
                 stream.routable = False
             headers.scheme = proto if proto in _SCHEMES else b"http"
-        if self._extras:
-            self._apply_extras(headers)
         if internal:
             stream.internal = True
             headers.replace(b"x-envoy-internal", b"true")
@@ -219,8 +222,8 @@ class HeaderRules:
                 ip = _host_of(stream.downstream_remote_address)
                 if ip:
                     headers.replace(b"x-envoy-external-address", ip.encode())
-        if self._settings.via:
-            _append(headers, b"via", self._settings.via, b", ")
+        if self._extras:
+            self._apply_identity(headers)
         if self._generate_id:
             known = headers.get(b"x-request-id")
             if not known or (self._edge and not internal and not self._settings.preserve_external_request_id):
@@ -239,10 +242,9 @@ class HeaderRules:
                 headers.remove(b"te")
         headers.remove(b"x-envoy-internal")
         referer = headers.get(b"referer")
-        if referer is not None and (len(headers.get_all(b"referer")) > 1 or not _REFERER.fullmatch(referer)):
+        if referer is not None and not _is_reference(headers.joined(b"referer") or b""):
             headers.remove(b"referer")
-        if not self._settings.always_forward_client_cert:
-            headers.remove(b"x-forwarded-client-cert")
+        headers.remove(b"x-forwarded-client-cert")  # forward_client_cert_details: SANITIZE
 
     def _apply_remote_address(
         self, headers: RequestHeaders, stream: ActiveStream, manager: ConnectionManager, forwarded_for: bytes | None
@@ -283,19 +285,26 @@ class HeaderRules:
             return self._settings.internal_unix_sockets
         return any(address in network for network in self._networks if network.version == address.version)
 
-    def _apply_extras(self, headers: RequestHeaders) -> None:
+    def _apply_transport(self, headers: RequestHeaders) -> None:
+        """How the client came to us, where the configuration says more of it."""
         settings = self._settings
         if settings.append_x_forwarded_port and b"x-forwarded-port" not in headers:
             headers[b"x-forwarded-port"] = b"%d" % self._port
         if settings.scheme_to_overwrite:
             headers.scheme = settings.scheme_to_overwrite
             headers.replace(b"x-forwarded-proto", settings.scheme_to_overwrite)
+
+    def _apply_identity(self, headers: RequestHeaders) -> None:
+        """Who we are: what a client says in these headers is gone by now."""
+        settings = self._settings
         if settings.user_agent is not None:
             headers.replace(b"x-envoy-downstream-service-cluster", settings.user_agent)
             if not headers.get(b"user-agent"):
                 headers.replace(b"user-agent", settings.user_agent)
             if settings.node_name:
                 headers.replace(b"x-envoy-downstream-service-node", settings.node_name)
+        if settings.via:
+            _append(headers, b"via", settings.via, b", ")
 
     def _clean_internal(self, headers: RequestHeaders) -> None:
         if self._edge:
@@ -350,19 +359,22 @@ def _from_xff(value: bytes, skip: int) -> tuple[str | None, bool]:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        return _from_xff_with_port(text), single
+        return None, single
     return (f"[{address}]:0" if address.version == 6 else f"{address}:0"), single
 
 
-def _from_xff_with_port(text: str) -> str | None:
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        return None
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return None
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+def _is_reference(value: bytes) -> bool:
+    """Whether a referer is a URL or a relative reference as Envoy parses them (``Utility::Url``)."""
+    absolute = _ABSOLUTE.fullmatch(value)
+    if absolute is None:
+        return _RELATIVE.fullmatch(value) is not None
+    literal, port = absolute.groups()
+    if literal is not None:
+        try:
+            ipaddress.ip_address(literal.decode())
+        except ValueError:
+            return False
+    return port is None or int(port) <= 65535
 
 
 def _without_trace_reason(request_id: bytes) -> bytes:

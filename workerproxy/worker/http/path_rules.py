@@ -13,7 +13,7 @@ _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 _HEX: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _ESCAPED_SLASH: Final = re.compile(rb"%(?:2[Ff]|5[Cc])")
 _SLASHES: Final = re.compile(rb"//+")
-_MUST_ESCAPE: Final = re.compile(rb"[^!$%&'()*+,\-./0-9:;=@A-Z\[\]_a-z~|^]")
+_MUST_ESCAPE: Final = re.compile(rb"[^!$%&'()*+,\-./0-9:;=@A-Z\[\]_a-z~]")
 
 
 def canonical(path: bytes) -> bytes | None:
@@ -58,6 +58,10 @@ def _remove_dot_segments(path: bytes) -> bytes:
 def merge_slashes(path: bytes) -> bytes:
     """``//`` runs of the path become one slash; the query is left alone."""
     raw, mark, query = path.partition(b"?")
+    if b"//" not in raw:
+        return path
+    if not raw.strip(b"/"):
+        return b"//" + mark + query  # as Envoy, which keeps the first slash and the last one
     return _SLASHES.sub(b"/", raw) + mark + query
 
 
