@@ -91,3 +91,18 @@ def test_what_one_worker_refuses_changes_nothing_on_any(tmp_path: Path) -> None:
         proxy.process.signal(signal.SIGHUP)
         proxy.process.wait_output("version 3 is active")
         assert {proxy.hello() for _ in range(6)} == {b"changed"}
+
+
+def test_statistics_of_a_cluster_go_and_come_with_it(tmp_path: Path) -> None:
+    extra = "  - name: extra\n    circuit_breakers: {thresholds: [{track_remaining: true}]}\n"
+    with Proxy(tmp_path, workers=2) as proxy:
+        for version, append in ((2, extra), (3, ""), (4, extra)):
+            proxy.configure(append=append)
+            proxy.process.signal(signal.SIGHUP)
+            proxy.process.wait_output(f"version {version} is active")
+            names = {line.partition(":")[0] for line in proxy.get("/stats?filter=^cluster.extra.").splitlines()}
+            assert bool(names) is bool(append), names
+            if append:
+                wanted = ("upstream_cx_total", "membership_total", "circuit_breakers.default.remaining_cx")
+                assert {f"cluster.extra.{name}" for name in wanted} <= names
+        assert proxy.stat("cluster.extra.circuit_breakers.default.remaining_cx") == 1024

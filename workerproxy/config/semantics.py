@@ -12,6 +12,7 @@ from typing import Any, Final
 from workerproxy.config import addresses
 from workerproxy.config.errors import SEMANTIC, UNSUPPORTED_FIELD, UNSUPPORTED_VALUE, ConfigError
 from workerproxy.config.report import Place
+from workerproxy.config.runtime import flatten_runtime, whole_number
 from workerproxy.config.schema import type_name_of
 from workerproxy.config.semantics_routes import RouteChecks
 from workerproxy.config.suggest import did_you_mean
@@ -97,6 +98,8 @@ class Semantics:
                 hint = did_you_mean(key, RUNTIME_KEYS) if RUNTIME_KEYS else ""
                 message = f"the runtime key '{key}' may mean something to Envoy but workerproxy does not read it yet"
                 yield place.error(message, hint=hint, kind=UNSUPPORTED_FIELD)
+            elif whole_number(value) is None:  # Envoy would go on without the limit
+                yield place.error(f"the runtime key '{key}' has no usable value", "a whole number of at least 0")
 
     def _listener(self, visit: Visit) -> Iterator[ConfigError]:
         place, listener = Place.of(visit), visit.message
@@ -186,19 +189,6 @@ def _is_special(listener: Any) -> bool:
     fields = ("internal_listener", "api_listener", "udp_listener_config")
     address = listener.address.socket_address
     return any(listener.HasField(field) for field in fields) or bool(address.protocol or address.resolver_name)
-
-
-def flatten_runtime(struct: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of a runtime layer: nested mappings and dotted keys mean the same."""
-    for name in struct.fields:
-        value = struct.fields[name]
-        key = f"{prefix}{name}"
-        if not value.HasField("struct_value"):
-            yield key, value
-        elif {"numerator", "denominator"} & set(value.struct_value.fields):
-            yield key, value  # a FractionalPercent
-        else:
-            yield from flatten_runtime(value.struct_value, f"{key}.")
 
 
 def _key_matches(key: str, pattern: str) -> bool:

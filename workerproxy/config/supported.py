@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from workerproxy.config.runtime import CONNECTION_LIMIT, GLOBAL_CONNECTION_LIMIT
+
 
 @dataclass(frozen=True, slots=True)
 class Support:
@@ -256,6 +258,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "max_pending_requests": READ,
         "max_requests": READ,
         "max_retries": READ,
+        "track_remaining": note("without remaining_cx_pools: pools are not limited"),
     },
     "envoy.config.cluster.v3.UpstreamConnectionOptions": {
         "tcp_keepalive": READ,
@@ -305,8 +308,11 @@ EXTENSION_POINTS: Final[Mapping[str, str | tuple[str, ...]]] = {
     ),
 }
 
-# Runtime keys that something reads, with {} for a name in the middle.
-RUNTIME_KEYS: Final[Mapping[str, str]] = {}
+# Runtime keys that something reads, with {} for a name in the middle. All are whole numbers.
+RUNTIME_KEYS: Final[Mapping[str, str]] = {
+    CONNECTION_LIMIT: "how many connections the listener of this name may have, over all workers",
+    GLOBAL_CONNECTION_LIMIT: "how many connections all listeners may have together, over all workers",
+}
 
 # Runtime keys that only choose between an old and a new behaviour of Envoy's own code: accepted with a warning.
 RUNTIME_PREFIXES_WITHOUT_EFFECT: Final = ("envoy.reloadable_features.", "envoy.restart_features.", "re2.")

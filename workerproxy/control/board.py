@@ -44,6 +44,10 @@ class LimitCell:
     def decrement(self) -> None:
         self.value = self._cells[self._index] = self.value - 1
 
+    def set(self, value: int) -> None:
+        """So many in use by this worker, whatever was counted before."""
+        self.value = self._cells[self._index] = value
+
     def total(self) -> int:
         """The sum over all workers, this one's included."""
         return sum(self._row_of_slot)

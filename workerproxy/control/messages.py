@@ -67,7 +67,9 @@ class Prepare(Message):
     version: int
     bootstrap: bytes  # envoy.config.bootstrap.v3.Bootstrap
     hosts: dict[str, Hosts]  # of the clusters whose addresses the main process resolves
-    slots: dict[str, int]  # "<cluster>/<default|high>/<connections|pending|requests|retries>" -> slot of the board
+    # "<cluster>/<default|high>/<connections|pending|requests|retries>", "<listener>/listener", "/listener" (of all)
+    # -> slot of the board
+    slots: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)

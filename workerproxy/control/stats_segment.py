@@ -72,6 +72,8 @@ class _Group:
 class _Codes:
     stem: str
     counters: DynamicCounters
+    entries: list[int] = field(default_factory=list)  # where their directory entries are
+    hidden: bool = False
     offsets: dict[int | str, int] = field(default_factory=dict)  # index of the eight-byte word
     last: dict[int | str, int] = field(default_factory=dict)
 
@@ -120,7 +122,14 @@ class StatsWriter:
         codes = self._codes.get(full)
         if codes is None:
             codes = self._codes[full] = _Codes(full, DynamicCounters())
+        self._hide_codes(codes, False)
         return codes.counters
+
+    def drop_dynamic(self, prefix: str, stem: str = "") -> None:
+        """The same as ``drop`` for what ``dynamic`` gave; ``dynamic`` shows it again."""
+        codes = self._codes.get(f"{stat_name(prefix.rstrip('.'))}.{stem}")
+        if codes is not None:
+            self._hide_codes(codes, True)
 
     def flush(self) -> None:
         """Publish everything. Unchanged groups cost one comparison."""
@@ -154,7 +163,7 @@ class StatsWriter:
             word = codes.offsets.get(key)
             if word is None:
                 try:
-                    word = self._make_single(f"{codes.stem}{key}") // 8
+                    word = self._make_single(codes, f"{codes.stem}{key}") // 8
                 except SegmentFullError as error:
                     self._say_full(error)
                     return
@@ -180,9 +189,11 @@ class StatsWriter:
         pack_into = struct.Struct(f"={len(numbers)}q").pack_into
         return _Group(instance, _reader(numbers), pack_into, offset, entry, (0,) * len(numbers))
 
-    def _make_single(self, name: str) -> int:
+    def _make_single(self, codes: _Codes, name: str) -> int:
         offset = self._take_values(1)
-        self._add_entry(_SINGLE, 0, name, offset)
+        entry = self._add_entry(_SINGLE, 0, name, offset)
+        codes.entries.append(entry)
+        self._buffer[entry + _HIDDEN_AT] = codes.hidden
         return offset
 
     def _take_values(self, words: int) -> int:
@@ -206,6 +217,11 @@ class StatsWriter:
 
     def _hide(self, group: _Group, hidden: bool) -> None:
         self._buffer[group.entry + _HIDDEN_AT] = hidden
+
+    def _hide_codes(self, codes: _Codes, hidden: bool) -> None:
+        codes.hidden = hidden
+        for entry in codes.entries:
+            self._buffer[entry + _HIDDEN_AT] = hidden
 
     def _say_full(self, error: SegmentFullError) -> None:
         if not self._full_said:

@@ -45,7 +45,7 @@ class RefusedConfig:
 
 
 class LimitSlots:
-    """Which slot of the board belongs to which limit. A cluster keeps its slots for as long as the process runs."""
+    """Which slot of the board belongs to which limit. A limit keeps its slot for as long as the process runs."""
 
     def __init__(self) -> None:
         self._slots: dict[str, int] = {}
@@ -54,12 +54,15 @@ class LimitSlots:
     def used(self) -> int:
         return len(self._slots)
 
-    def assign(self, clusters: Iterable[str]) -> MappingProxyType[str, int]:
-        """The slots of these clusters: ``<cluster>/<priority>/<limit>`` -> slot.
+    def assign(self, clusters: Iterable[str], listeners: Iterable[str]) -> MappingProxyType[str, int]:
+        """The slots of these: ``<cluster>/<priority>/<limit>``, ``<listener>/listener``, ``/listener`` (all) -> slot.
 
         Raises ``ValueError`` when all are used.
         """
         chosen: dict[str, int] = {}
+        for listener in ("", *listeners):
+            key = f"{listener}/listener"
+            chosen[key] = self._slots.setdefault(key, len(self._slots))
         for cluster in clusters:
             for priority in _PRIORITIES:
                 for limit in _LIMITS:
@@ -86,7 +89,10 @@ class Configuration:
     def new_version(self, bootstrap: Any) -> ConfigVersion:
         """Give a loaded bootstrap its number and its slots; it is not active yet."""
         self._last_number += 1
-        slots = self.slots.assign(cluster.name for cluster in bootstrap.static_resources.clusters)
+        resources = bootstrap.static_resources
+        slots = self.slots.assign(
+            [cluster.name for cluster in resources.clusters], [listener_name(one) for one in resources.listeners]
+        )
         return ConfigVersion(self._last_number, bootstrap, _serialize(bootstrap), slots)
 
 

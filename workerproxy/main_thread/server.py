@@ -28,6 +28,7 @@ from workerproxy.main_thread.configuration import Configuration, ConfigVersion
 from workerproxy.main_thread.demo import DemoOrigin, demo_runs, wants_demo, welcome
 from workerproxy.main_thread.dns import CaresResolver, DnsClusters
 from workerproxy.main_thread.drain import Drain
+from workerproxy.main_thread.limit_gauges import LimitGauges
 from workerproxy.main_thread.listener_sockets import ListenError, ListenerSockets, open_listeners
 from workerproxy.main_thread.machine import memory_file, memory_of, raise_file_limit
 from workerproxy.main_thread.membership import Membership
@@ -120,6 +121,9 @@ class Server:
         resolver = CaresResolver()
         board_fd, board = memory_file("workerproxy-board", board_bytes(self.options.workers))
         self.dns = DnsClusters(resolver, self.store.own, self._hosts_changed)
+        board_owner = BoardOwner(board, self.options.workers)
+        self.limit_gauges = LimitGauges(self.store.own, board_owner)
+        self.store.own.before_flush.append(self.limit_gauges.collect)
         self.supervisor = Supervisor(
             self.options.workers,
             SlotSettings(
@@ -131,7 +135,7 @@ class Server:
                 dns_hosts=self.dns.hosts,
             ),
             self.configuration,
-            BoardOwner(board, self.options.workers),
+            board_owner,
             self._stats,
         )
         self.reloader = Reload(self._load, self.configuration, self.supervisor, self.dns, self._activated)
@@ -194,6 +198,7 @@ class Server:
 
     def _activated(self, new: ConfigVersion, old: ConfigVersion | None) -> None:
         self.membership.activate(new, old, self.dns.hosts())
+        self.limit_gauges.activate(new)
         count = len(self.listeners)
         stats = self._listener_stats
         if old is None:

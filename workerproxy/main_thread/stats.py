@@ -69,6 +69,25 @@ class MembershipStats(StatsGroup):
     warming_state: Gauge
 
 
+class CircuitBreakerStats(StatsGroup):
+    """``cluster.<name>.circuit_breakers.<priority>.``: 1 while the breaker is open."""
+
+    cx_open: Gauge
+    cx_pool_open: Gauge
+    rq_pending_open: Gauge
+    rq_open: Gauge
+    rq_retry_open: Gauge
+
+
+class RemainingStats(StatsGroup):
+    """The same prefix, with ``track_remaining``."""
+
+    remaining_cx: Gauge
+    remaining_pending: Gauge
+    remaining_rq: Gauge
+    remaining_retries: Gauge
+
+
 class WatchdogStats(StatsGroup):
     """``server.worker_<i>.`` and ``workers.``: heartbeats answered later than 200 ms, later than 1 s."""
 

@@ -11,10 +11,11 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workerproxy.control.stats import stat_name
+from workerproxy.config.runtime import Runtime
 from workerproxy.extensions.registry import Registry
 from workerproxy.worker.access_logs import AccessLogs
 from workerproxy.worker.context import Refused, WorkerContext
+from workerproxy.worker.http.connection_limits import ConnectionLimit, ConnectionLimits, LimitSettings
 from workerproxy.worker.http.date import DateProvider
 from workerproxy.worker.http.drain import DrainState
 from workerproxy.worker.http.listener import HttpListener
@@ -24,6 +25,7 @@ from workerproxy.worker.http.stats import ListenerHttpStats, ListenerStats, Work
 from workerproxy.worker.network.dispatcher import Dispatcher
 from workerproxy.worker.network.peer_watch import PeerWatch
 from workerproxy.worker.network.splice import PipePool
+from workerproxy.worker.shown_stats import ListenerGroups, ShownStats
 from workerproxy.worker.upstream.cluster_builder import ClusterBuilder, endpoints_of, hosts_of
 from workerproxy.worker.upstream.cluster_manager import ClusterManager
 from workerproxy.worker.upstream.host import HEALTH_FLAGS
@@ -46,6 +48,7 @@ class Snapshot:
     hosts: dict[str, list[Host]]  # what each cluster's host set becomes at commit
     endpoints: dict[str, tuple[Endpoint, ...]]  # of DNS clusters
     listeners: dict[str, tuple[Listener, ConnectionManagerConfig]]
+    limits: LimitSettings
 
 
 class DataPlane:
@@ -74,6 +77,7 @@ class DataPlane:
         self._closing: list[HttpListener] = []  # gone from the configuration, with connections that finish
         self._sockets: dict[str, list[socket.socket]] = {}
         self._prepared: Snapshot | None = None
+        self._shown = ShownStats(context.stats, context.worker_id)
         self._accepting = True
         context.stats.before_flush.append(self.collect_stats)
 
@@ -85,18 +89,24 @@ class DataPlane:
         resources = bootstrap.static_resources
         clusters: dict[str, Cluster] = {}
         members: dict[str, list[Host]] = {}
-        for config in resources.clusters:
-            clusters[config.name] = self._cluster_builder.build(config, slots, self._clusters.clusters.get(config.name))
-            try:
+        listeners: dict[str, tuple[Listener, ConnectionManagerConfig]] = {}
+        try:
+            for config in resources.clusters:
+                known = self._clusters.clusters.get(config.name)
+                clusters[config.name] = self._cluster_builder.build(config, slots, known)
                 members[config.name] = hosts_of(config, hosts.get(config.name))
-            except (OSError, ValueError) as error:
-                raise Refused(f"cluster {config.name}: {error}") from None
-        listeners = {
-            listener.name: (listener, self._listener_builder.build(listener, self._port_of(listener), bootstrap.node))
-            for listener in resources.listeners
-        }
+            for listener in resources.listeners:
+                manager = self._listener_builder.build(listener, self._port_of(listener), bootstrap.node)
+                listeners[listener.name] = (listener, manager)
+        except (OSError, ValueError) as error:
+            self._shown.take_back(clusters, listeners)
+            raise Refused(f"cluster {config.name}: {error}") from None
+        except Refused:
+            self._shown.take_back(clusters, listeners)
+            raise
         endpoints = {config.name: endpoints_of(config) for config in resources.clusters}
-        self._prepared = Snapshot(version, clusters, members, endpoints, listeners)
+        limits = LimitSettings.of(Runtime(bootstrap), slots, listeners)
+        self._prepared = Snapshot(version, clusters, members, endpoints, listeners, limits)
 
     def commit(self, version: int) -> None:
         prepared = self._prepared
@@ -115,10 +125,30 @@ class DataPlane:
                 self._add_listener(config, manager)
             else:
                 listener.config = manager
+                groups = ListenerGroups(config, manager, self._context.worker_id)
+                listener.http_stats = self._context.stats.group(groups.http, ListenerHttpStats)
+        self._limit_connections(prepared.limits)
+        self._shown.commit(prepared.clusters, prepared.listeners)
+
+    def _limit_connections(self, limits: LimitSettings) -> None:
+        board = self._context.board
+        of_all = None
+        if limits.of_all is not None:
+            of_all = ConnectionLimit(board.cell(limits.of_all.slot), limits.of_all.maximum, self.active_connections())
+        for listener in self._closing:
+            listener.limits = ConnectionLimits(None, of_all) if of_all is not None else None
+        for name, listener in self._listeners.items():
+            own = limits.of_listener.get(name)
+            mine = None
+            if own is not None:
+                mine = ConnectionLimit(board.cell(own.slot), own.maximum, len(listener.connections))
+            listener.limits = ConnectionLimits(mine, of_all) if mine is not None or of_all is not None else None
 
     def abort(self, version: int) -> None:
-        if self._prepared is not None and self._prepared.version == version:
+        prepared = self._prepared
+        if prepared is not None and prepared.version == version:
             self._prepared = None
+            self._shown.take_back(prepared.clusters, prepared.listeners)
 
     def update_hosts(self, cluster: str, hosts: list[tuple[str, int, int]]) -> None:
         known = self._clusters.clusters.get(cluster)
@@ -129,15 +159,15 @@ class DataPlane:
 
     def _add_listener(self, config: Listener, manager: ConnectionManagerConfig) -> None:
         writer = self._context.stats
-        prefix = f"listener.{stat_name(config.stat_prefix or _address_of(config))}."
+        groups = ListenerGroups(config, manager, self._context.worker_id)
         listener = HttpListener(
             config.name,
             self._dispatcher,
             self._pipes,
             manager,
-            writer.group(prefix, ListenerStats),
-            writer.group(f"{prefix}worker_{self._context.worker_id}.", WorkerListenerStats),
-            writer.group(f"{prefix}http.{stat_name(manager.stat_prefix)}.", ListenerHttpStats),
+            writer.group(groups.listener, ListenerStats),
+            writer.group(groups.worker, WorkerListenerStats),
+            writer.group(groups.http, ListenerHttpStats),
             machine_address(socket.AF_INET),
         )
         self._listeners[config.name] = listener
@@ -235,11 +265,3 @@ class DataPlane:
             }
             for cluster in self._clusters.clusters.values()
         ]
-
-
-def _address_of(config: Listener) -> str:
-    """The listener's address as its statistics are named by (``0.0.0.0_10000``)."""
-    if config.address.HasField("pipe"):
-        return str(config.address.pipe.path)
-    at = config.address.socket_address
-    return f"[{at.address}]:{at.port_value}" if ":" in at.address else f"{at.address}:{at.port_value}"

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.config.documents import cluster, document, listener
 from tests.unit.config.loading import assert_loads, errors_of, warnings_of
 from workerproxy.config.options import Options
-from workerproxy.config.semantics import flatten_runtime
+from workerproxy.config.runtime import flatten_runtime
 from workerproxy.config.semantics_routes import MAX_REGEX_PROGRAM
 
 HEAD = """\

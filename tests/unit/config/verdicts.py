@@ -56,6 +56,15 @@ _LOCALHOST: Final = f"{{endpoint: {{address: {_socket('localhost')}}}}}"
 _CHAIN: Final = f"{{filters: [{hcm()}]}}"
 
 ACCEPTED: Final[dict[str, str | bytes]] = {
+    "connection limits in the runtime": _runtime(
+        "{name: a, static_layer: {envoy.resource_limits: {listener: {l: {connection_limit: 3}}}, "
+        'overload.global_downstream_max_connections: "50000"}}'
+    ),
+    "a breaker that tells what remains": with_cluster(
+        ", circuit_breakers: {thresholds: [{track_remaining: true, max_connections: 7}]}"
+    ),
+    "Unix sockets are internal": with_hcm(", internal_address_config: {unix_sockets: true}"),
+    "the scheme of the upstream": with_hcm(", scheme_header_transformation: {match_upstream: true}"),
     "the base of all others": document(),
     "nothing set": "{}\n",
     "only the first of several documents": document() + "---\nnode: [1]\n",
@@ -226,6 +235,9 @@ REFUSED: Final[dict[str, str | bytes]] = {
 
 # Envoy takes these and we do not, on purpose.
 STRICTER: Final[dict[str, str | bytes]] = {
+    "a connection limit that is no number": _runtime(
+        "{name: a, static_layer: {envoy.resource_limits.listener.l.connection_limit: some}}"
+    ),
     "listener twice (Envoy keeps the last one)": document(listeners=f"{listener()}, {listener()}"),
     "no HTTP filters (Envoy answers nothing)": with_hcm(filters="[]"),
     "a chain without filters (Envoy closes every connection)": document(

@@ -98,6 +98,19 @@ def test_a_dropped_group_is_not_shown_and_comes_back_as_it_was() -> None:
     assert read(reader).counters == {"a.total": 1}
 
 
+def test_dropped_codes_are_not_shown_nor_new_ones_and_come_back_together() -> None:
+    writer, reader = make()
+    codes = writer.dynamic("a", "rq_")
+    codes[200] += 1
+    writer.flush()
+    writer.drop_dynamic("a.", "rq_")
+    codes[503] += 1
+    writer.flush()
+    assert read(reader).counters == {}
+    assert writer.dynamic("a", "rq_") is codes
+    assert read(reader).counters == {"a.rq_200": 1, "a.rq_503": 1}
+
+
 def test_a_reader_that_was_there_first_sees_groups_that_come_later() -> None:
     memory = mmap.mmap(-1, 1 << 20)
     reader = StatsReader(memory)

@@ -27,12 +27,14 @@ def test_a_cluster_keeps_its_slots_over_reloads() -> None:
     configuration = Configuration()
     first = configuration.new_version(bootstrap("a", "b")).slots
     second = configuration.new_version(bootstrap("b", "c")).slots
-    assert len(set(first.values())) == len(first) == 16
+    assert len(set(first.values())) == len(first) == 16 + 2
     assert {key: slot for key, slot in second.items() if key.startswith("b/")} == {
         key: slot for key, slot in first.items() if key.startswith("b/")
     }
     assert set(second.values()).isdisjoint(slot for key, slot in first.items() if key.startswith("a/"))
-    assert configuration.slots.used == 24
+    assert configuration.slots.used == 24 + 2
+    for key in ("/listener", "127.0.0.1:80/listener"):  # of all listeners, and of the one there is
+        assert first[key] == second[key]
 
 
 def test_workers_are_given_a_name_for_every_listener_and_the_original_keeps_none() -> None:

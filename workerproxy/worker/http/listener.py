@@ -14,6 +14,7 @@ from workerproxy.worker.http.connection_manager import ConnectionManager
 from workerproxy.worker.network.listener import ActiveListener, address_text
 
 if TYPE_CHECKING:
+    from workerproxy.worker.http.connection_limits import ConnectionLimits
     from workerproxy.worker.http.settings import ConnectionManagerConfig
     from workerproxy.worker.http.stats import (
         ListenerHttpStats,
@@ -45,6 +46,7 @@ class HttpListener:
         self.stats = stats
         self.worker_stats = worker_stats
         self.http_stats = http_stats
+        self.limits: ConnectionLimits | None = None
         self.connections: set[ConnectionManager] = set()
         self.statuses: dict[int, int] = {}  # status -> responses since statistics were last published
         self._local_ip = local_ip.encode()  # what x-forwarded-for says for clients on this machine
@@ -117,6 +119,12 @@ class HttpListener:
         self._new_connection(sock, peer, local)
 
     def _new_connection(self, sock: socket.socket, peer: object, local: str) -> None:
+        limits = self.limits
+        if limits is not None:
+            if limits.refuses(self.stats):
+                sock.close()
+                return
+            limits.opened()
         self.stats.downstream_cx_total += 1
         self.stats.downstream_cx_active += 1
         config = self.config
@@ -134,6 +142,8 @@ class HttpListener:
         if manager not in self.connections:
             return
         self.connections.discard(manager)
+        if self.limits is not None:
+            self.limits.closed()
         manager.codec.close()
         for queue in manager.timers:
             queue.cancel(manager)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from workerproxy.worker.upstream.active_client import ActiveClient
     from workerproxy.worker.upstream.circuit_breakers import CircuitBreakers
     from workerproxy.worker.upstream.code_stats import CodeStats
-    from workerproxy.worker.upstream.stats import CircuitBreakerStats, ClusterStats
+    from workerproxy.worker.upstream.stats import ClusterStats
 
 DEFAULT_CONNECT_TIMEOUT_S: Final = 5.0
 DEFAULT_IDLE_TIMEOUT_S: Final = 3600.0
@@ -81,7 +81,6 @@ class Cluster:
         stats: ClusterStats,
         codes: CodeStats,
         breakers: CircuitBreakers,
-        breaker_stats: CircuitBreakerStats,
         make_balancer: Callable[[Sequence[Host]], LoadBalancer[Host]],
         fingerprint: bytes = b"",
     ) -> None:
@@ -92,7 +91,6 @@ class Cluster:
         self.chunked_field, self.no_body_field = encoder.framing_fields(proper_case=settings.proper_case)
         self.encode_head = encoder.request_head_proper_case if settings.proper_case else encoder.request_head
         self.breakers = breakers
-        self._breaker_stats = breaker_stats
         self.fingerprint = fingerprint  # of the configuration it was built from: equal means it can stay
         self.hosts: list[Host] = []
         self.endpoints: Sequence[Endpoint] = ()  # of a DNS cluster
@@ -161,11 +159,6 @@ class Cluster:
 
     def collect_stats(self) -> None:
         """Bring up to date what is not counted request by request; called before statistics are published."""
-        breakers, stats = self.breakers, self._breaker_stats
-        stats.cx_open = int(not breakers.connections.available())
-        stats.rq_pending_open = int(not breakers.pending.available())
-        stats.rq_open = int(not breakers.requests.available())
-        stats.rq_retry_open = int(not breakers.retries.available())
         self.stats.upstream_cx_http1_total = self.stats.upstream_cx_total
         self.codes.collect()
         for host in self.hosts:

@@ -28,7 +28,7 @@ from workerproxy.worker.upstream.cluster import (
 )
 from workerproxy.worker.upstream.code_stats import CodeStats
 from workerproxy.worker.upstream.host import DEGRADED, HEALTHY, UNHEALTHY, Endpoint, Host, ip_host, pipe_host
-from workerproxy.worker.upstream.stats import CircuitBreakerStats, ClusterStats
+from workerproxy.worker.upstream.stats import ClusterStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +73,6 @@ class ClusterBuilder:
             writer.group(prefix, ClusterStats),
             codes,
             self._breakers(config, slots),
-            writer.group(prefix + "circuit_breakers.default.", CircuitBreakerStats),
             self._balancer(config),
             fingerprint,
         )

@@ -7,12 +7,15 @@ Envoy's name: ``CodeStatsImpl``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from workerproxy.control.stats import DynamicCounters, Histogram, StatsGroup
 
 if TYPE_CHECKING:
     from workerproxy.control.stats_segment import StatsWriter
+
+
+_SCOPES: Final = ("", "internal.", "external.", "canary.")
 
 
 class TimeStats(StatsGroup):
@@ -79,6 +82,12 @@ class CodeStats:
             if self._internal is None:
                 self._internal = self._writer.group(self._prefix + "internal.", TimeStats)
             self._move(self._internal_time, self._internal)
+
+    def drop(self) -> None:
+        """The cluster is gone: show none of it any more."""
+        for scope in _SCOPES:
+            self._writer.drop(self._prefix + scope, TimeStats)
+            self._writer.drop_dynamic(self._prefix + scope, "upstream_rq_")
 
     def _move(self, samples: list[int], scope: TimeStats) -> None:
         self._times.upstream_rq_time.pending.extend(samples)

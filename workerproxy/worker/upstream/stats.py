@@ -56,13 +56,3 @@ class ClusterStats(StatsGroup):
     lb_healthy_panic: Counter
     upstream_cx_connect_ms: Histogram
     upstream_cx_length_ms: Histogram
-
-
-class CircuitBreakerStats(StatsGroup):
-    """``cluster.<name>.circuit_breakers.<priority>.``: 1 while the breaker is open."""
-
-    cx_open: Gauge
-    cx_pool_open: Gauge
-    rq_pending_open: Gauge
-    rq_open: Gauge
-    rq_retry_open: Gauge
