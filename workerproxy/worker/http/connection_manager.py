@@ -102,6 +102,7 @@ class ConnectionManager:
         elif stream.message.complete and stream.request_complete_time:
             self._read_ahead = True
             self.connection.read_disable()  # no further than this until the stream is done
+            self.connection.watch_leaving(True)
         else:
             stream.on_request_read()
 
@@ -308,6 +309,7 @@ class ConnectionManager:
         """Room for the next request: one that was read ahead, or what is still to be read."""
         if self._read_ahead:
             self._read_ahead = False
+            self.connection.watch_leaving(False)
             self.connection.read_enable()
         if self.codec.messages:
             self._start_streams()

@@ -509,6 +509,7 @@ class ActiveStream(StreamInfo):
         splice = self.splice(self.connection, client.connection, self.message.body_remaining, self._on_request_spliced)
         if splice is not None:
             self._splice = splice
+            self.connection.watch_leaving(True)
             splice.start()
 
     def _upstream_for_splice(self) -> ActiveClient | None:
@@ -522,6 +523,7 @@ class ActiveStream(StreamInfo):
 
     def _on_request_spliced(self, moved: int, error: str) -> None:
         self._splice = None
+        self.connection.watch_leaving(False)
         self.bytes_received += moved
         self.manager.codec.skip_body(moved)
         if not error:
@@ -544,9 +546,11 @@ class ActiveStream(StreamInfo):
     def pause_downstream(self) -> None:
         self.manager.stats.downstream_flow_control_paused_reading_total += 1
         self.connection.read_disable()
+        self.connection.watch_leaving(True)
 
     def resume_downstream(self) -> None:
         self.manager.stats.downstream_flow_control_resumed_reading_total += 1
+        self.connection.watch_leaving(False)
         self.connection.read_enable()
 
     # the end

@@ -82,6 +82,7 @@ class Connection:
         "read_disabled",
         "sock",
         "state",
+        "watching_for_leave",
     )
 
     def __init__(
@@ -92,6 +93,7 @@ class Connection:
         self.state = OPEN
         self._loop = dispatcher.loop
         self._peers = dispatcher.peers
+        self.watching_for_leave = False
         self._callbacks = callbacks
         self._recv = sock.recv
         self._send = sock.send
@@ -158,6 +160,20 @@ class Connection:
                 self._on_bug()
         # else: the peer goes on sending to a connection that is closing; read and forget, so that no RST
         # destroys the response it has not read yet (RFC 9112 section 9.6).
+
+    def watch_leaving(self, on: bool) -> None:
+        """While reading is disabled for long: still notice that the peer leaves, as its FIN or RST (Envoy: early close).
+
+        For downstream connections. What the peer sent before is not read any more then.
+        """
+        if self._peers is not None and self.state != CLOSED and on is not self.watching_for_leave:
+            self.watching_for_leave = on
+            self._peers.watch_leaving(self, on)
+
+    def on_peer_left(self) -> None:
+        if self.state == OPEN:
+            self.watching_for_leave = False
+            self._callbacks.on_end_of_data()
 
     def on_peer_error(self) -> None:
         """The peer has reset the connection. What it sent before is read first; then the read that fails tells."""

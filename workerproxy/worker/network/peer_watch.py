@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from workerproxy.worker.network.connection import Connection
 
 _EVENTS_AT_ONCE: Final = 256
+_LEAVING: Final = select.EPOLLET | select.EPOLLRDHUP
 
 
 class PeerWatch:
@@ -38,6 +39,11 @@ class PeerWatch:
             return
         self._connections[connection.fd] = connection
 
+    def watch_leaving(self, connection: Connection, on: bool) -> None:
+        """Also tell of the peer's FIN (``on_peer_left``), while nobody reads and it would not be seen."""
+        if connection.fd in self._connections:
+            self._epoll.modify(connection.fd, _LEAVING if on else select.EPOLLET)
+
     def remove(self, fd: int) -> None:
         """The descriptor is about to be closed; the kernel takes it out of the set."""
         self._connections.pop(fd, None)
@@ -45,5 +51,9 @@ class PeerWatch:
     def _on_events(self) -> None:
         for fd, events in self._epoll.poll(0, _EVENTS_AT_ONCE):
             connection = self._connections.get(fd)
-            if connection is not None and events & select.EPOLLERR:
+            if connection is None:
+                continue
+            if connection.watching_for_leave and events & (select.EPOLLRDHUP | select.EPOLLERR):
+                connection.on_peer_left()
+            elif events & select.EPOLLERR:
                 connection.on_peer_error()
