@@ -19,6 +19,7 @@ from workerproxy.config.suggest import did_you_mean
 from workerproxy.config.supported import EXTENSION_POINTS, RUNTIME_KEYS, RUNTIME_PREFIXES_WITHOUT_EFFECT
 from workerproxy.config.walk import Visit
 from workerproxy.extensions.registry import Registry
+from workerproxy.http.matchers import MatcherError, string_test
 
 _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -73,8 +74,14 @@ class Semantics:
         yield from _unique(bound, "address", "the address of a listener")
 
     def _admin(self, visit: Visit) -> Iterator[ConfigError]:
+        place = Place.of(visit)
         if visit.message.HasField("address"):
-            yield from _address(Place.of(visit).field("address"), addresses.listen_problem(visit.message.address))
+            yield from _address(place.field("address"), addresses.listen_problem(visit.message.address))
+        for index, matcher in enumerate(visit.message.allow_paths):
+            try:
+                string_test(matcher)
+            except MatcherError as error:
+                yield place.item("allow_paths", index).error(str(error))
 
     def _layered_runtime(self, visit: Visit) -> Iterator[ConfigError]:
         place = Place.of(visit)

@@ -63,6 +63,13 @@ ACCEPTED: Final[dict[str, str | bytes]] = {
     "a breaker that tells what remains": with_cluster(
         ", circuit_breakers: {thresholds: [{track_remaining: true, max_connections: 7}]}"
     ),
+    "options of the listening socket": with_listener(
+        ", enable_reuse_port: false, freebind: true, tcp_fast_open_queue_length: 16, "
+        "socket_options: [{description: keep alive, level: 1, name: 9, int_value: 1, state: STATE_LISTENING}]"
+    ),
+    "admin paths": document(
+        more=f"admin: {{address: {ADDRESS}, allow_paths: [{{exact: /ready}}, {{prefix: /stats}}]}}\n"
+    ),
     "Unix sockets are internal": with_hcm(", internal_address_config: {unix_sockets: true}"),
     "the scheme of the upstream": with_hcm(", scheme_header_transformation: {match_upstream: true}"),
     "the base of all others": document(),

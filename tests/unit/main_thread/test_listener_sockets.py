@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +91,43 @@ def test_an_address_this_machine_does_not_have_is_said() -> None:
 
 def test_a_listener_that_is_not_to_be_bound_has_no_socket() -> None:
     assert open_listeners([tcp(bind_to_port=False)], 1) == []
+
+
+def options_of(**more: Any) -> socket.socket:
+    """A listening socket with these fields of the listener."""
+    (opened,) = open_listeners([tcp(**more)], 1)
+    return opened.for_worker(0)
+
+
+def test_without_reuse_port_all_workers_share_one_socket() -> None:
+    (opened,) = open_listeners([tcp(enable_reuse_port=False)], 3)
+    assert opened.for_worker(0) is opened.for_worker(2)
+    assert not opened.for_worker(0).getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+    opened.close()
+
+
+def test_with_freebind_an_address_of_no_interface_can_be_listened_on() -> None:
+    with options_of(ip="192.0.2.1", freebind=True) as sock:
+        assert sock.getsockname()[0] == "192.0.2.1"
+
+
+def test_fast_open_is_asked_for() -> None:
+    with options_of(tcp_fast_open_queue_length=16) as sock, options_of() as plain:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN) == 16
+        assert plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN) == 0
+
+
+@pytest.mark.parametrize("state", ["STATE_PREBIND", "STATE_BOUND", "STATE_LISTENING"])
+def test_socket_options_are_set_in_any_state(state: str) -> None:
+    number = {"level": socket.SOL_SOCKET, "name": socket.SO_KEEPALIVE, "int_value": 1, "state": state}
+    linger = struct.pack("ii", 1, 7)
+    text = {"level": socket.SOL_SOCKET, "name": socket.SO_LINGER, "buf_value": base64.b64encode(linger), "state": state}
+    with options_of(socket_options=[number, text]) as sock:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(linger)) == linger
+
+
+def test_a_socket_option_the_system_refuses_names_the_listener() -> None:
+    option = {"level": socket.SOL_SOCKET, "name": 0x7FFF, "int_value": 1}
+    with pytest.raises(ListenError, match=r"cannot listen on 127\.0\.0\.1:0 \(listener 'l'\): "):
+        open_listeners([tcp(socket_options=[option])], 1)
