@@ -258,6 +258,14 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
     },
     "envoy.config.cluster.v3.Cluster.CommonLbConfig": {
         "healthy_panic_threshold": READ,
+        "zone_aware_lb_config": READ,
+        "update_merge_window": note("there are no updates of health or weight to be merged"),
+        "ignore_new_hosts_until_first_hc": note("there is no active health checking"),
+    },
+    "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig": {
+        "routing_enabled": note("zones count only with cluster_manager.local_cluster_name, which is refused"),
+        "min_cluster_size": note("the same"),
+        "fail_traffic_on_panic": READ,
     },
     "envoy.type.v3.Percent": {
         "value": READ,
@@ -266,7 +274,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "thresholds": READ,
     },
     "envoy.config.cluster.v3.CircuitBreakers.Thresholds": {
-        "priority": only("DEFAULT", note="routes have no priority yet"),
+        "priority": note("HIGH limits nothing: routes have no priority yet"),
         "max_connections": READ,
         "max_pending_requests": READ,
         "max_requests": READ,
@@ -283,6 +291,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
     "envoy.config.endpoint.v3.LocalityLbEndpoints": {
         "locality": note("hosts of all localities are balanced together"),
         "lb_endpoints": READ,
+        "load_balancing_weight": note("counts only with locality_weighted_lb_config, which is refused"),
         "priority": only(0),
         "metadata": READ,
     },

@@ -52,6 +52,7 @@ def _runtime(layer: str) -> str:
 
 
 _MATCH: Final = "match: {prefix: /}"
+_LOCAL: Final = f"{{endpoint: {{address: {_socket('127.0.0.1')}}}}}"
 _LOCALHOST: Final = f"{{endpoint: {{address: {_socket('localhost')}}}}}"
 _CHAIN: Final = f"{{filters: [{hcm()}]}}"
 
@@ -69,6 +70,16 @@ ACCEPTED: Final[dict[str, str | bytes]] = {
     ),
     "admin paths": document(
         more=f"admin: {{address: {ADDRESS}, allow_paths: [{{exact: /ready}}, {{prefix: /stats}}]}}\n"
+    ),
+    "limits of a priority no route has": with_cluster(
+        ", circuit_breakers: {thresholds: [{priority: DEFAULT, max_requests: 5}, {priority: HIGH, max_requests: 9}]}"
+    ),
+    "zones without a local cluster": with_cluster(
+        ", common_lb_config: {update_merge_window: 1s, ignore_new_hosts_until_first_hc: true, "
+        "zone_aware_lb_config: {routing_enabled: {value: 50}, min_cluster_size: 3, fail_traffic_on_panic: true}}"
+    ),
+    "weights of localities that nothing reads": with_cluster(
+        endpoints=f"[{{load_balancing_weight: 3, locality: {{zone: a}}, lb_endpoints: [{_LOCAL}]}}]"
     ),
     "Unix sockets are internal": with_hcm(", internal_address_config: {unix_sockets: true}"),
     "the scheme of the upstream": with_hcm(", scheme_header_transformation: {match_upstream: true}"),

@@ -148,6 +148,7 @@ def _settings(config: cluster_pb2.Cluster) -> ClusterSettings:
             if config.common_lb_config.HasField("healthy_panic_threshold")
             else DEFAULT_PANIC_THRESHOLD
         ),
+        fail_traffic_on_panic=config.common_lb_config.zone_aware_lb_config.fail_traffic_on_panic,
         proper_case=http1.header_key_format.HasField("proper_case_words"),
         tcp_keepalive=(
             TcpKeepalive(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterConfig
 from google.protobuf.json_format import ParseDict
 
@@ -40,6 +41,17 @@ def test_a_host_has_the_name_weight_and_health_of_its_endpoint_over_all_localiti
         ("[2001:db8::1]:80", "a.test", 1, DEGRADED),
         ("192.0.2.4:80", "c.test", 1, UNHEALTHY),
     ]
+
+
+@pytest.mark.parametrize("fail", [True, False])
+def test_in_panic_all_hosts_are_used_or_none_if_traffic_is_to_fail(fail: bool) -> None:
+    """Two of three hosts are unfit, more than ``healthy_panic_threshold`` allows."""
+    proxy = Proxy(cluster={"common_lb_config": {"zone_aware_lb_config": {"fail_traffic_on_panic": fail}}})
+    unfit = [{"name": name, "health_status": "UNHEALTHY"} for name in ("a.test", "b.test")]
+    proxy.cluster.endpoints = endpoints_of(dns_cluster("STRICT_DNS", {"name": "c.test"}, *unfit))
+    proxy.cluster.set_resolved([(f"192.0.2.{number}", 80, number) for number in range(3)])
+    chosen = {host.hostname for _ in range(6) if (host := proxy.cluster.choose_host()) is not None}
+    assert chosen == (set() if fail else {"a.test", "b.test", "c.test"})
 
 
 def test_nothing_resolved_yet_is_no_host() -> None:
