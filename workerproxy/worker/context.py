@@ -62,7 +62,6 @@ class DataPlaneInterface(Protocol):
     def update_hosts(self, cluster: str, hosts: list[tuple[str, int, int]]) -> None:
         """What a DNS cluster resolves to now: ``control.messages.Hosts``."""
 
-
     def start_drain(self, seconds: float, gradual: bool) -> None:
         """``Connection: close`` on responses from now on: on a share of them that grows to all in ``seconds``.
 
