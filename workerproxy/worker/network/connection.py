@@ -162,7 +162,7 @@ class Connection:
         # destroys the response it has not read yet (RFC 9112 section 9.6).
 
     def watch_leaving(self, on: bool) -> None:
-        """While reading is disabled for long: still notice that the peer leaves, as its FIN or RST (Envoy: early close).
+        """While reading is disabled for long: still notice that the peer leaves (Envoy: early close detection).
 
         For downstream connections. What the peer sent before is not read any more then.
         """
