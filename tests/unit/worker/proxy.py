@@ -155,7 +155,9 @@ class Proxy(Surroundings):
             RequestIds(),
             AccessLogs(self.context),
         )
-        self._changes = {"filters": tuple(filters), "access_logs": (self.log,), "splice": splice}
+        self._changes: dict[str, Any] = {"access_logs": (self.log,), "splice": splice}
+        if filters:
+            self._changes["filters"] = tuple(filters)
         self.config = self.make_config(hcm or {}, routes or TO_ORIGIN, listener or {}, router or {})
         self.stats = self.config.stats
         self.router_stats = self.config.router.stats
@@ -191,7 +193,7 @@ class Proxy(Surroundings):
             **(listener or {}),
         }
         built = self._builder.build(ParseDict(config, ListenerConfig()), 80, Node(id="node", cluster="service"))
-        return dataclasses.replace(built, **cast(Any, self._changes))
+        return dataclasses.replace(built, **self._changes)
 
     # the actors
 

@@ -22,7 +22,7 @@ _log = logging.getLogger("workerproxy.conn_handler")
 _ACCEPTS_PER_EVENT: Final = 1
 _ACCEPTS_AT_STOP: Final = 64
 _PAUSE_S: Final = 0.1  # how long accepting rests when descriptors or buffers ran out
-_RETRY: Final = frozenset({errno.EAGAIN, errno.EINTR, errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN})
+_GONE: Final = frozenset({errno.EINTR, errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN})  # the next one may be well
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -76,9 +76,11 @@ class ActiveListener:
             try:
                 sock, peer = accept()
             except OSError as error:
+                if error.errno in _GONE:
+                    continue
                 if error.errno in _EXHAUSTED:
                     self._pause(error)
-                elif error.errno not in _RETRY:
+                elif error.errno != errno.EAGAIN:
                     _log.error("accept on %s failed: %s", self.local_address, error)
                     self._pause(error)
                 return done

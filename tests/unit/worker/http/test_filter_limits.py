@@ -15,7 +15,6 @@ from workerproxy.extensions.base import (
     STOP_NO_BUFFER,
     Body,
 )
-from workerproxy.http import outcome
 
 SMALL = {"listener": {"per_connection_buffer_limit_bytes": 10}}
 POST = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 30\r\n\r\n"
@@ -101,26 +100,19 @@ def test_a_response_body_over_the_limit_waits_in_the_origin(hooks: dict[str, int
     stage.close()
 
 
-@pytest.mark.parametrize("ending", ["client", "origin", "reply"])
+@pytest.mark.parametrize("ending", ["client", "close", "reply"])
 @pytest.mark.parametrize("direction", ["request", "response"])
 def test_a_stream_that_ends_while_a_filter_holds_it_back(direction: str, ending: str) -> None:
     """A regression: with the response held back the end of the stream raised, and its connection stayed."""
-    status = {"decode_data" if direction == "request" else "encode_data": STOP_AND_WATERMARK}
-    stage = Stage(SMALL, a=status)
+    stage = Stage(SMALL, a={"decode_data" if direction == "request" else "encode_data": STOP_AND_WATERMARK})
     stage.client.send(POST + b"x" * 11 if direction == "request" else GET)
     assert stage.reached_origin
     if direction == "response":
         stage.origin.send(RESPONSE + b"x" * 11)
     if ending == "client":
-        stage.client.reset()
-        stage.proxy.manager.connection.read_enable() if stage.proxy.listener.connections else None
-        if stage.proxy.listener.connections:
-            stage.proxy.manager.on_peer_gone()
-    elif ending == "origin":
-        stage.origin.reset()
-        stage.proxy.loop.run()
-        if stage.proxy.stats.downstream_rq_active:
-            stage.proxy.manager.close()
+        stage.proxy.manager.on_peer_gone()
+    elif ending == "close":
+        stage.proxy.manager.close()
     else:
         stage["a"].callbacks.send_local_reply(500)
     stage.proxy.loop.advance(2)
@@ -154,8 +146,3 @@ def test_a_limit_of_0_is_no_limit() -> None:
     stage.client.send(b"x")
     stage["a"].callbacks.continue_decoding()
     assert head_and_body(stage.origin.take())[2] == b"x" * 30
-
-
-def test_the_limits_outcomes_are_in_the_table() -> None:
-    assert outcome.REQUEST_PAYLOAD_TOO_LARGE.status == 413
-    assert outcome.RESPONSE_PAYLOAD_TOO_LARGE.status == 500

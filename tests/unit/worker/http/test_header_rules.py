@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import uuid
 from collections import defaultdict
@@ -66,7 +67,7 @@ def recorded() -> dict[str, list[Case]]:
     for block in (HERE / "envoy_headers.txt").read_text().split("\n\n"):
         lines = [line for line in block.split("\n") if not line.startswith("#")]
         sent = tuple(_field(line[2:]) for line in lines if line.startswith(">") and len(line) > 2)
-        for outcome, names in zip(lines, lines[1:], strict=False):
+        for outcome, names in itertools.pairwise(lines):
             if outcome.startswith("= "):
                 for name in names.strip().split("; "):
                     cases[name].append((sent, outcome[2:].split(" | ")))
