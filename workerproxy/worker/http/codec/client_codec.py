@@ -36,7 +36,7 @@ from workerproxy.worker.http.codec.field_lines import NO_SECTION, Unusual
 from workerproxy.worker.http.codec.field_names import JOINED_IN_RESPONSES
 from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, ResponseMessage
 from workerproxy.worker.http.codec.reader import IGNORING, LENGTH_BODY, RAW, Reader
-from workerproxy.worker.http.codec.window import CONTROL, END_OF_HEAD
+from workerproxy.worker.http.codec.window import CONTROL, CR_LF, END_OF_HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from workerproxy.worker.http.codec.settings import CodecSettings
 
 _FIRST_BYTE: Final = ord("H")
-_CR_LF: Final = b"\r\n"
 _HTTP_11: Final = b"HTTP/1.1 "
 _MAX_STATUSES: Final = 256
 _MAX_STATUS_LENGTH: Final = 64  # bytes
@@ -54,7 +53,7 @@ _MAX_STATUS_LENGTH: Final = 64  # bytes
 class ClientCodec(Reader[ResponseMessage]):
     """Reads responses. ``feed`` and ``eof`` never raise; a fault becomes the ``error`` of a message."""
 
-    __slots__ = ("_awaiting", "_connect", "_cut", "_get_status", "_head", "_section", "_statuses", "_tail")
+    __slots__ = ("_awaiting", "_connect", "_cut", "_get_status", "_head", "_section", "_statuses")
 
     _parser_type = HttpResponseParser
     _statuses: dict[bytes, int]  # HTTP/1.1 status lines that llhttp has taken, of responses that may have a body
@@ -64,13 +63,11 @@ class ClientCodec(Reader[ResponseMessage]):
     _awaiting: bool  # a request was written and its final response is not complete
     _head: bool  # it was a HEAD request
     _connect: bool
-    # per read, by callbacks
+    # by callbacks
     _cut: bool  # llhttp was stopped at the end of a head, for it would look for a body
-    _tail: bytes  # the last bytes of earlier reads of this message, at most 4
 
     def __init__(self, settings: CodecSettings) -> None:
         self._awaiting = self._head = self._connect = self._cut = False
-        self._tail = b""
         self._statuses = settings.statuses
         self._section = NO_SECTION
         super().__init__(settings, JOINED_IN_RESPONSES)
@@ -127,7 +124,7 @@ class ClientCodec(Reader[ResponseMessage]):
             return
         # Here a whole head, and of a body of known length what there is, is read in bulk; all else is by callbacks.
         end = data.find(END_OF_HEAD) + 4
-        line, _, section = data[:end].partition(_CR_LF)
+        line, _, section = data[:end].partition(CR_LF)
         known = self._section
         try:
             status = self._statuses[line]
@@ -199,31 +196,46 @@ class ClientCodec(Reader[ResponseMessage]):
     def _feed_by_callbacks(self, data: bytes) -> None:
         if self._state:
             data = self._feed_past(data)
+        window = self._window
         while data:
-            if self._message is None and not self._in_head:
-                if not self._awaiting:
-                    self._surplus()
-                    break
-                if data[0] != _FIRST_BYTE:
-                    self._fail(CODEC_ERROR)
-                    break
-                self._tail = b""
-            self._window.open(data, between=self._message is None)
-            try:
-                (self._execute or self._new_parser())(data)
-            except HttpParserError as cause:
-                if self._cut:
-                    data = self._after_cut(data)
-                    continue
-                if self._state != IGNORING:
-                    self._refuse(cause)
-            if self._in_head or self._message is not None:
-                self._suspend(data)
-                self._tail = data[-4:] if len(data) >= 4 else (self._tail + data)[-4:]
-            elif not self._state and data[-1] in _CR_LF and self._runs_on(data):
-                self._surplus()
-            break
+            if self._message is not None:
+                end = len(data)  # a chunked body: nothing is to follow it
+            else:
+                if not self._in_head:
+                    if not self._awaiting:
+                        self._surplus()
+                        break
+                    if data[0] != _FIRST_BYTE:
+                        self._fail(CODEC_ERROR)
+                        break
+                end = window.next_piece(data)
+            window.data = data[:end]
+            data = data[end:]
+            self._execute_piece()
+            if self._state:
+                data = self._feed_past(data)
         self._window.data = b""
+
+    def _execute_piece(self) -> None:
+        """Let llhttp read a head, or some of it, or any part of a chunked body."""
+        piece = self._window.data
+        chunked = self._message is not None
+        try:
+            (self._execute or self._new_parser())(piece)
+        except HttpParserError as cause:
+            if self._cut:
+                self._cut = False
+                self._execute = None
+                self._awaiting = self.messages[-1].headers.status < 200
+            elif self._state != IGNORING:
+                self._refuse(cause)
+        if self._in_head or self._message is not None:
+            self._suspend()
+            self._window.remember()
+            return
+        if chunked and not self._state and self._runs_on(piece):
+            self._surplus()
+        self._window.tail = b""
 
     def eof(self) -> None:
         """The upstream has closed: the end of a response without a length, too early for every other one."""
@@ -303,7 +315,7 @@ class ClientCodec(Reader[ResponseMessage]):
             message.keep_alive = False
 
     def _check_status_line(self, message: ResponseMessage) -> None:
-        line = self._window.line_source().partition(_CR_LF)[0]
+        line = self._window.raw().partition(CR_LF)[0]
         if CONTROL.search(line):
             self._stop(INVALID_CHARACTERS)  # in the reason phrase; llhttp does not look at it
         if not line.startswith(_HTTP_11):
@@ -340,24 +352,7 @@ class ClientCodec(Reader[ResponseMessage]):
         self._cut = True
         raise Refused
 
-    def _after_cut(self, data: bytes) -> bytes:
-        """llhttp was stopped at the end of a head in ``data``. Gives what is to be parsed next."""
-        self._cut = False
-        self._execute = None
-        rest = data[self._window.end_of_head() :]
-        if self.messages[-1].headers.status < 200:
-            self._awaiting = True
-            return rest
-        if rest and not self._state:
-            self._surplus()
-        return b""
-
-    # where a message ends
-
-    def _runs_on(self, data: bytes) -> bool:
-        """Whether empty lines follow the response that is complete at the end of ``data``; llhttp skips them."""
-        message = self.messages[-1]
-        if message.body_kind == CHUNKED:
-            end = (self._tail + data[-5:])[-5:]  # of the last chunk's or trailer's line, and the empty line
-            return end[1:] != END_OF_HEAD or end[0] in _CR_LF
-        return self._window.end_of_head() + message.content_length != len(data)
+    def _runs_on(self, piece: bytes) -> bool:
+        """Whether empty lines, which llhttp skips, follow the chunked response that is complete with ``piece``."""
+        end = (self._window.tail + piece[-5:])[-5:]  # of the last chunk's or trailer's line, and the empty line
+        return end[1:] != END_OF_HEAD or end[0] in CR_LF

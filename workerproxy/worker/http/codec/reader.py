@@ -4,8 +4,8 @@ Theory. A connection's bytes are read by llhttp, except where llhttp could only 
 
     state        who reads                    left when
     -----------  ---------------------------  ----------------------------------------------------------------
-    PARSING      llhttp                       a read ends inside a body of known length   -> LENGTH_BODY
-                                              a read ends inside a body without end       -> RAW
+    PARSING      llhttp                       a head with a body of known length          -> LENGTH_BODY
+                                              a head with a body without end              -> RAW
                                               an upgrade or CONNECT request               -> RAW (the tunnel)
                                               a message that ends the connection, a fault -> IGNORING
     LENGTH_BODY  nobody: the bytes fed are    its last byte                               -> PARSING, or IGNORING
@@ -19,13 +19,15 @@ In PARSING a message is read in one of two ways, which give the same message:
                   bytes are valid; the fields are then looked up line by line (``field_lines``). This is how nearly all
                   messages are read, at half the cost.
     by callbacks  All else, and whatever is unusual: llhttp tells field by field, and the rules stand in the callbacks.
+                  It is fed in pieces that end with an empty line, for there a head or a chunked body may end: so what
+                  belongs to which message is always exact, however much was sent at once.
 
 A llhttp that did not see the end of a message is thrown away; the next message gets a new one.
 
 llhttp runs in its strict mode always; its only leniency, content-length beside chunked, is ``allow_chunked_length``.
 It sets no limits and keeps a field's bytes until the field is complete, so limits are kept on bytes fed: a head or a
-trailer section may have ``max_headers_kb`` bytes on the wire, measured where a read ends and where a head ends.
-``Window`` knows the bytes at hand, for the few questions llhttp does not answer.
+trailer section may have ``max_headers_kb`` bytes on the wire. ``Window`` has the bytes at hand, for the few questions
+llhttp does not answer.
 
 Callbacks raise ``Refused`` after setting ``_error``; any other exception from one is a fault of this program and is
 not hidden.
@@ -124,7 +126,7 @@ class Reader(Generic[MessageT]):
     _fields: dict[bytes, bytes]  # where fields go: its headers, then its trailers; a plain dict is the fastest
     _more: list[Pair] | None  # the further values of repeated fields that are not joined
     _error: CodecError | None  # why a callback raised Refused
-    _silent: int  # bytes fed inside a chunked body since the last body byte; -1: this read had body bytes
+    _silent: int  # bytes fed inside a chunked body since the last body byte; -1: this piece had body bytes
     _window: Window
 
     def __init__(self, settings: CodecSettings, joined: frozenset[bytes]) -> None:
@@ -207,13 +209,8 @@ class Reader(Generic[MessageT]):
             self._more.append((key, value))
 
     def on_body(self, data: bytes) -> None:
-        message = self._message
-        if message is None:
-            return
-        message.body.append(data)
-        if message.body_kind == LENGTH:
-            message.body_remaining -= len(data)
-        else:
+        if self._message is not None:
+            self._message.body.append(data)
             self._silent = -1
 
     def _complete(self, message: MessageT) -> None:
@@ -286,12 +283,8 @@ class Reader(Generic[MessageT]):
     def _check_head(self) -> None:
         """The complete head against its limits."""
         window = self._window
-        if len(window.data) > window.room:
-            size = window.size()
-            if size < 0:  # its place is not known: then what its fields come to
-                size = sum(len(name) + len(value) + 4 for name, value in [*self._fields.items(), *(self._more or ())])
-            if size > self._max_bytes:
-                self._stop(HEADERS_TOO_LARGE)
+        if len(window.data) > window.room and len(window.raw()) > self._max_bytes:
+            self._stop(HEADERS_TOO_LARGE)
         if len(self._fields) + len(self._more or ()) > self._max_count:
             self._stop(TOO_MANY_HEADERS)
 
@@ -303,10 +296,10 @@ class Reader(Generic[MessageT]):
             size += sum(len(name) + len(value) + 3 for name, value in self._more)
         return size or 3
 
-    # between reads
+    # between pieces
 
-    def _suspend(self, data: bytes) -> None:
-        """A read ended inside a message: decide who reads on, and keep the limits."""
+    def _suspend(self) -> None:
+        """What was fed ends inside a message: decide who reads on, and keep the limits."""
         message = self._message
         if message is None:
             if self._unfinished is None:  # from now on it is to be seen
@@ -319,7 +312,7 @@ class Reader(Generic[MessageT]):
             self._execute = None
         elif message.body_kind == CHUNKED:
             # Nothing but body bytes makes a chunked body longer for free: an extension or a trailer has an end.
-            self._silent = 0 if self._silent < 0 else self._silent + len(data)
+            self._silent = 0 if self._silent < 0 else self._silent + len(self._window.data)
             if self._silent > self._max_bytes:
                 self._fail(HEADERS_TOO_LARGE)
         else:

@@ -40,12 +40,13 @@ from workerproxy.worker.http.codec.led import Led
 from workerproxy.worker.http.codec.messages import CHUNKED, LENGTH, NO_BODY, UNTIL_CLOSE, RequestMessage
 from workerproxy.worker.http.codec.reader import IGNORING, LENGTH_BODY, RAW, Reader
 from workerproxy.worker.http.codec.settings import ALLOW, DROP
-from workerproxy.worker.http.codec.window import END_OF_HEAD
+from workerproxy.worker.http.codec.window import CR_LF, END_OF_HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from workerproxy.worker.http.codec.field_lines import Section
+    from workerproxy.worker.http.codec.messages import CodecError
     from workerproxy.worker.http.codec.settings import CodecSettings
 
 # Envoy's list (balsa_parser.cc) as far as llhttp has it; CONNECT has a way of its own. Names are case-sensitive.
@@ -63,7 +64,16 @@ _SHORTEST: Final = len(b"GET / HTTP/1.1\r\n\r\n")
 class ServerCodec(Reader[RequestMessage]):
     """Reads requests. ``feed`` never raises; a fault becomes the ``error`` of a message."""
 
-    __slots__ = ("_begun", "_get_method", "_get_version", "_hosts", "_led", "_section", "_should_upgrade", "_target")
+    __slots__ = (
+        "_get_method",
+        "_get_version",
+        "_hosts",
+        "_led",
+        "_objection",
+        "_section",
+        "_should_upgrade",
+        "_target",
+    )
 
     _parser_type = HttpRequestParser
     _hosts: set[bytes]
@@ -72,14 +82,16 @@ class ServerCodec(Reader[RequestMessage]):
     _get_version: Callable[[], str]
     _should_upgrade: Callable[[], bool]
     _target: bytes
-    _begun: bool  # this read has something of a message already
+    # A field is refused only once its section is complete: llhttp tells of it at the next one, or not when that is bad.
+    _objection: CodecError | None
     _led: bool  # llhttp must be, or was, led into a chunked body
 
     def __init__(self, settings: CodecSettings) -> None:
         self._target = b""
-        self._led = self._begun = False
+        self._led = False
         self._hosts = settings.hosts
         self._section = NO_SECTION
+        self._objection = None
         super().__init__(settings, JOINED_IN_REQUESTS)
 
     def _new_parser(self) -> Callable[[bytes], None]:
@@ -135,7 +147,7 @@ class ServerCodec(Reader[RequestMessage]):
             if len(head) < _SHORTEST:  # it has no end
                 self._feed_by_callbacks(data)
                 return
-        line, _, section = head.partition(b"\r\n")
+        line, _, section = head.partition(CR_LF)
         known = self._section
         try:
             if section == known[0]:
@@ -226,20 +238,25 @@ class ServerCodec(Reader[RequestMessage]):
     def _feed_by_callbacks(self, data: bytes) -> None:
         if self._state:
             data = self._feed_past(data)
+        window = self._window
         while data:
-            self._window.open(data, between=self._message is None)
-            self._begun = self._in_head or self._message is not None
+            end = window.next_piece(data)
+            window.data = data[:end]
+            data = data[end:]
             try:
-                (self._execute or self._new_parser())(data)
+                (self._execute or self._new_parser())(window.data)
             except HttpParserError as cause:
                 if self._state != IGNORING:  # else: bytes after the message that ended the connection
                     self._refuse(cause)
-            except HttpParserUpgrade as pause:
-                data = self._after_upgrade(data[pause.args[0] :])
-                continue
-            if self._in_head or self._message is not None:
-                self._suspend(data)
-            break
+            except HttpParserUpgrade:
+                self._after_upgrade()
+            if self._in_head or (self._message is not None and not self._state):
+                self._suspend()
+                window.remember()
+            else:
+                window.tail = b""
+            if self._state:
+                data = self._feed_past(data)
         self._window.data = b""
 
     # parser callbacks, in the order of a message
@@ -247,9 +264,7 @@ class ServerCodec(Reader[RequestMessage]):
     def on_message_begin(self) -> None:
         if self._state:
             raise Refused  # llhttp would go on after the connection's last message
-        if self._begun:
-            self._window.advance(self.messages[-1] if self.messages else None)
-        self._in_head = self._begun = True
+        self._in_head = True
         self._fields = {}
 
     def on_url(self, part: bytes) -> None:
@@ -260,6 +275,8 @@ class ServerCodec(Reader[RequestMessage]):
         window = self._window
         if len(window.data) > window.room or len(fields) > self._max_count or self._more is not None:
             self._check_head()
+        if self._objection is not None:
+            self._stop(self._objection)
         message = self._blank(self._unfinished)
         headers = message.headers = RequestHeaders(fields)
         message.head_bytes = self._count_head()
@@ -308,6 +325,8 @@ class ServerCodec(Reader[RequestMessage]):
         if message is None or self._state or self._led:
             return
         if message.body_kind == CHUNKED:
+            if self._objection is not None:
+                self._stop(self._objection)
             self._end_trailers(message)
         self._complete(message)
 
@@ -318,13 +337,14 @@ class ServerCodec(Reader[RequestMessage]):
         if action != ALLOW and b"_" in name:
             if action == DROP or (self._message is not None and not self._settings.enable_trailers):
                 return b""
-            self._stop(UNEXPECTED_UNDERSCORE)
+            self._objection = UNEXPECTED_UNDERSCORE
+            return b""
         return super()._learn(name)
 
     def _repeat(self, key: bytes, value: bytes) -> None:
         if key == b"host" and self._message is None:
             # RFC 9112 section 3.2: 400 for more than one Host field. Envoy joins them ("a,b") and goes on.
-            self._stop(INVALID_AUTHORITY)
+            self._objection = INVALID_AUTHORITY
         super()._repeat(key, value)
 
     # the request line
@@ -334,15 +354,12 @@ class ServerCodec(Reader[RequestMessage]):
 
         llhttp takes further spaces too, and RTSP/1.1 and ICE/1.1, and does not say so. HTTP/0.9 may have no version.
         """
-        data = self._window.line_source()
-        place = self._window.first_byte()
-        if place < 0:  # somewhere after a chunked body
-            place = max(0, data.find(start + b" HTTP/"))
-        if data.startswith(start + b" HTTP/1.1\r\n", place):
+        raw = self._window.raw()
+        if raw.startswith(start + b" HTTP/1.1\r\n"):
             return 11
         version = self._get_version()
-        if not data.startswith(b"%b HTTP/%b\r\n" % (start, version.encode()), place) and (
-            version != "0.9" or not data.startswith(start + b"\r\n", place)
+        if not raw.startswith(b"%b HTTP/%b\r\n" % (start, version.encode())) and (
+            version != "0.9" or not raw.startswith(start + b"\r\n")
         ):
             self._stop(CODEC_ERROR)
         return 10
@@ -413,11 +430,10 @@ class ServerCodec(Reader[RequestMessage]):
             self._state = LENGTH_BODY
         self._led = message.body_kind == CHUNKED
 
-    def _after_upgrade(self, rest: bytes) -> bytes:
-        """llhttp stopped after a head with Upgrade or CONNECT; ``rest`` follows it. Gives what is to be parsed."""
+    def _after_upgrade(self) -> None:
+        """llhttp stopped after a head with Upgrade or CONNECT, which is where the piece ends."""
         self._execute = None
         if self._led:
             self._led = False
             led = Led(self)
             led.begin(self._use(HttpRequestParser(led)))
-        return self._feed_past(rest) if self._state else rest
