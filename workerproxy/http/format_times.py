@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Moment = Callable[["StreamInfo"], int]
 
 NANOSECONDS: Final = 1_000_000_000
+_CLOCK_ERROR_S: Final = 5e-11  # of the difference of two readings, as floats, of a clock below 10**5 s
 CLOCK_REFRESH_S: Final = 1.0  # how soon a step of the wall clock shows in the lines
 
 # COMMON_DURATION's points and the attributes they are; None is never reached on a plaintext connection.
@@ -244,6 +245,6 @@ def common_duration(argument: str) -> Callable[[StreamInfo], int | None]:
         end: float = getattr(info, end_attribute)
         if not begin or not end or end < begin:
             return None
-        return int((end - begin) * units + 1e-6)
+        return int((end - begin) * units + units * _CLOCK_ERROR_S)
 
     return count
