@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.integration.answering import TIMEOUT_S, AnsweringOrigin, ok
-from tests.integration.stage import Plan, Stage, cluster, endpoint, route, tcp, wait_quiet
+from tests.integration.stage import PATIENCE_S, Json, Plan, Stage, cluster, endpoint, route, tcp, wait_quiet
 from tests.support.client import RawClient
 from tests.support.framing import head_end
 from tests.support.processes import wait_until
@@ -132,8 +132,13 @@ def test_without_room_to_wait_requests_are_refused(stage: Stage, origins: dict[s
     assert len(refused(crowd.responses())) == 8
     crowd.close()
     assert origins["overflowing"].origin.total == 0
-    stage.log("/overflowing/path")  # the lines are written a moment after the answers
-    entries = [entry for entry in stage.log_entries() if entry["path"] == "/overflowing/path"]
+    entries: list[Json] = []
+
+    def logged() -> bool:  # the lines are written a moment after the answers
+        entries[:] = [entry for entry in stage.log_entries() if entry["path"] == "/overflowing/path"]
+        return len(entries) == 8
+
+    wait_until(logged, PATIENCE_S, "the log entries")
     assert {(entry["status"], entry["flags"]) for entry in entries} == {(503, "UO")}
     details = "upstream_reset_before_response_started{overflow}"
     assert {entry["details"] for entry in entries} == {details}
