@@ -32,6 +32,7 @@ KINDS = ("no body", "length", "chunked", "until close")
 DEFAULTS: dict[str, Any] = {
     "version": 11,
     "keep_alive": True,
+    "host_missing": False,
     "complete": True,
     "headers": [],
     "body": "",
@@ -140,6 +141,7 @@ def describe(message: RequestMessage | ResponseMessage) -> dict[str, Any]:
         facts["path"] = shorten(_text(message.headers.path))
         facts["authority"] = _text(message.headers.authority)
         facts["scheme"] = _text(message.headers.scheme)
+        facts["host_missing"] = message.host_missing
         facts["expect_continue"] = message.expect_continue
         facts["upgrade"] = _text(message.upgrade)
     else:

@@ -6,9 +6,9 @@ comes when none is expected belongs to nobody: the codec has ``failed`` and the 
 request on it could be answered by those bytes.
 
 llhttp does not know the request, so where a response has no body although its fields speak of one (RFC 9112
-section 6.3: HEAD, 1xx, 304), the codec stops it at the end of the head (``_cut``), finds that place itself, and goes on
-with a fresh llhttp. llhttp skips empty lines before a status line; here a response begins with ``H`` (as in Envoy), and
-an empty line after one is a byte that nobody asked for.
+section 6.3: HEAD, 1xx, 304), the codec stops it at the end of the head (``_cut``) and goes on with a fresh llhttp; the
+piece that was fed ends there too. llhttp skips empty lines before a status line; here a response begins with ``H`` (as
+in Envoy), and an empty line after one is bytes that nobody asked for.
 
 Envoy's name: ``Http1::ClientConnectionImpl``. Called by the active client of a connection pool only.
 """
@@ -292,7 +292,7 @@ class ClientCodec(Reader[ResponseMessage]):
             self._consider_connection(message)
         if not self._should_keep_alive():
             message.keep_alive = False
-        self._bulk = message.body_kind == LENGTH and self._settings.bulk
+        self._bulk = self._settings.bulk and message.body_kind in (NO_BODY, LENGTH)
         self._head_done(message)
 
     def on_message_complete(self) -> None:

@@ -67,7 +67,7 @@ class RequestMessage:
     complete: bool  # the last byte of the message was received
     expect_continue: bool
     upgrade: bytes  # the Upgrade value when the request asks for one, b"CONNECT" for a CONNECT request, else b""
-    head_bytes: int  # header section, counted as Envoy's DOWNSTREAM_HEADER_BYTES_RECEIVED; 0 unless settings ask for it
+    head_bytes: int  # of the header section, as Envoy's DOWNSTREAM_HEADER_BYTES_RECEIVED counts them
     error: CodecError | None  # set: nothing more comes of this message or this connection
 
     def __repr__(self) -> str:
@@ -102,7 +102,7 @@ class ResponseMessage:
     body: list[bytes]
     trailers: HeaderMap | None
     complete: bool
-    head_bytes: int  # as Envoy's UPSTREAM_HEADER_BYTES_RECEIVED counts one message; 0 unless settings ask for it
+    head_bytes: int  # as Envoy's UPSTREAM_HEADER_BYTES_RECEIVED counts those of one message
     error: CodecError | None
 
     def __repr__(self) -> str:

@@ -393,8 +393,11 @@ class ServerCodec(Reader[RequestMessage]):
             self._ignore_h2c(message)
         if connection_field.closes(headers, message.version):
             message.keep_alive = False
+        host = headers.authority
         if b"connection" in headers and not connection_field.remove_nominated(headers):
             self._stop(CONNECTION_HEADER_REJECTED)
+        if host and not headers.authority:
+            message.host_missing = True  # it was named
 
     def _consider_method(self, message: RequestMessage) -> None:
         headers = message.headers
