@@ -63,7 +63,6 @@ _RARE: Final = frozenset(
         *_EDGE_ONLY,
         *_ROUTER_CONTROL,
         b"te",
-        b"referer",
         b"x-envoy-internal",
         b"x-forwarded-client-cert",
         b"expect",
@@ -194,6 +193,8 @@ class HeaderRules:
         """``mutateRequestHeaders``: hop-by-hop headers go, forwarding headers come, the client's address is found."""
         if b"connection" in headers:
             headers.remove(b"connection")
+        if b"referer" in headers and not _is_reference(headers.joined(b"referer") or b""):
+            headers.remove(b"referer")
         rare = not self._rare.isdisjoint(headers)
         if rare:
             stream.rare_headers = True
@@ -241,9 +242,6 @@ class HeaderRules:
             else:
                 headers.remove(b"te")
         headers.remove(b"x-envoy-internal")
-        referer = headers.get(b"referer")
-        if referer is not None and not _is_reference(headers.joined(b"referer") or b""):
-            headers.remove(b"referer")
         headers.remove(b"x-forwarded-client-cert")  # forward_client_cert_details: SANITIZE
 
     def _apply_remote_address(
