@@ -162,10 +162,12 @@ class Reload:
 
     async def _prepare(self, slots: list[WorkerSlot], config: ConfigVersion, *, first: bool) -> list[str]:
         """Why it cannot become active; empty when it can. A worker that has died has no say, unless it is the first."""
+        asked = [slot.pid for slot in slots]  # a successor may be there before the answers are
         answers = await asyncio.gather(*(slot.prepare(config) for slot in slots), return_exceptions=True)
         errors: list[str] = []
-        for slot, answer in zip(slots, answers, strict=True):
-            if isinstance(answer, WorkerRefusedError) or (isinstance(answer, WorkerError) and (slot.pid or first)):
+        for slot, pid, answer in zip(slots, asked, answers, strict=True):
+            alive = slot.pid != 0 and slot.pid == pid
+            if isinstance(answer, WorkerRefusedError) or (isinstance(answer, WorkerError) and (alive or first)):
                 errors.append(str(answer))
             elif answer is not None and not isinstance(answer, WorkerError):
                 raise answer
