@@ -373,6 +373,8 @@ class ConnectionManager:
     def on_closed(self) -> None:
         """A close that we began is done."""
         self.stats.downstream_cx_destroy_local += 1
+        if self.connection.linger_expired:
+            self.stats.downstream_cx_delayed_close_timeout += 1
         self._gone()
 
     def _close_gracefully(self) -> None:

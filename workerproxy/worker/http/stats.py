@@ -83,11 +83,3 @@ class WorkerListenerStats(StatsGroup):
 
     downstream_cx_total: Counter
     downstream_cx_active: Gauge
-
-
-class CodecStats(StatsGroup):
-    """``http1.``"""
-
-    dropped_headers_with_underscores: Counter
-    requests_rejected_with_underscores_in_headers: Counter
-    response_flood: Counter

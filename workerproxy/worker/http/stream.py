@@ -195,7 +195,7 @@ class ActiveStream(StreamInfo):
         if chunks:
             message.body = []
             self.bytes_received += sum(map(len, chunks))
-        self._touch()
+        self.arm_idle()
         if self.end_sent or (self.response_started and self.router.attempt is None):
             return  # nobody wants the rest; the connection closes after the response
         if chunks or (complete and trailers is None):
@@ -224,15 +224,9 @@ class ActiveStream(StreamInfo):
     # timeouts
 
     def arm_idle(self) -> None:
-        """Start the idle timeout, also where another one was expected to come first."""
+        """Start the idle timeout anew: something moved, or no other timeout will come first."""
         if self._idle is not None:
             self._idle.set(self.manager)
-
-    def _touch(self) -> None:
-        """Something moved: the idle timeout starts anew."""
-        idle = self._idle
-        if idle is not None:
-            idle.set(self.manager)
 
     def timed_out(self, end: Outcome) -> None:
         """A timeout of the stream: 408 while the request is still coming in, 504 after (maybeRequestTimeoutCode)."""
@@ -266,19 +260,6 @@ class ActiveStream(StreamInfo):
         for name in _HOP_BY_HOP:
             headers.remove(name)
         self.connection.write(self.config.encode_head(headers))
-
-    def encode_headers(self, headers: ResponseHeaders, end_stream: bool) -> None:
-        self.response_headers = headers
-        if self.chain is None:
-            self.send_headers(headers, end_stream)
-        else:
-            self.chain.encode_headers(headers, end_stream)
-
-    def encode_data(self, chunks: list[bytes], end_stream: bool) -> None:
-        if self.chain is None:
-            self.send_data(chunks, end_stream)
-        else:
-            self.chain.encode_data(chunks, end_stream)
 
     def encode_trailers(self, trailers: HeaderMap) -> None:
         self.response_trailers = trailers
@@ -400,7 +381,7 @@ class ActiveStream(StreamInfo):
         if self.destroyed:
             return
         if self._idle is not None and not end_stream:
-            self._touch()
+            self.arm_idle()
         head = self._head
         self._head = None
         if len(chunks) == 1 and head is not None and not self._chunked and not self._head_request:
@@ -447,7 +428,7 @@ class ActiveStream(StreamInfo):
         head = self._head
         if head is not None:
             self._head = None
-            self._touch()
+            self.arm_idle()
             self.connection.write(head)
 
     def _finish(self) -> None:
@@ -500,7 +481,7 @@ class ActiveStream(StreamInfo):
 
     def on_response_spliced(self, moved: int) -> None:
         self.bytes_sent += moved
-        self._touch()
+        self.arm_idle()
 
     def _try_splice_request(self) -> None:
         client = self._upstream_for_splice()

@@ -77,6 +77,7 @@ class Connection:
         "bytes_written",
         "error_reader",
         "fd",
+        "linger_expired",
         "out_size",
         "peer_failed",
         "read_disabled",
@@ -94,6 +95,7 @@ class Connection:
         self._loop = dispatcher.loop
         self._peers = dispatcher.peers
         self.watching_for_leave = False
+        self.linger_expired = False  # the close was ours, and the peer did not answer it in time
         self._callbacks = callbacks
         self._recv = sock.recv
         self._send = sock.send
@@ -205,15 +207,6 @@ class Connection:
         if self._reader_on:
             self._reader_on = False
             self._loop.remove_reader(self.fd)
-
-    def peek(self) -> bool:
-        """Whether the peer is still there; says nothing of what it has sent. Reads nothing."""
-        try:
-            return self._recv(1, socket.MSG_PEEK) != b""
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            return False
 
     def _on_bug(self) -> None:
         """A fault of this program costs this connection, not the worker."""
@@ -398,6 +391,7 @@ class Connection:
     def on_linger_timeout(self) -> None:
         """The peer did not close in time."""
         if self.state in (FLUSHING, LINGERING):
+            self.linger_expired = True
             self._finish()
 
     def _finish(self) -> None:

@@ -92,11 +92,9 @@ class Router(StreamFilter):
         "_cluster",
         "_config",
         "_duration_timers",
-        "_end_stream",
         "_per_try",
         "_response_started",
         "_route",
-        "_timeout_s",
         "_timer",
         "headers",
         "stream",
@@ -112,8 +110,6 @@ class Router(StreamFilter):
         self._cluster: Cluster | None = None
         self._timer: TimerQueue[Router] | None = None
         self._duration_timers: TimerQueue[Router] | None = None
-        self._timeout_s = 0.0
-        self._end_stream = False
         self._response_started = False
         self._alt_response = False
         self._per_try = False  # the timeout is that of the try
@@ -129,7 +125,6 @@ class Router(StreamFilter):
         stream = self.stream
         config.stats.rq_total += 1
         self.headers = headers
-        self._end_stream = end_stream
         route = stream.route
         if route is None:
             config.stats.no_route += 1
@@ -206,7 +201,6 @@ class Router(StreamFilter):
         if steered or config.respect_expected_rq_timeout:
             timeout_s = self._timeouts_from_headers(timeout_s, headers)
         if timeout_s:
-            self._timeout_s = timeout_s
             self._timer, text = config.timeout(timeout_s)
             if config.add_envoy_headers:
                 headers[_EXPECTED_TIMEOUT] = text
@@ -246,8 +240,6 @@ class Router(StreamFilter):
 
     def send_data(self, chunks: list[bytes], end_stream: bool) -> None:
         """The request body, without a filter in between."""
-        if end_stream:
-            self._end_stream = True
         attempt = self._attempt
         if attempt is not None:
             attempt.encode_data(chunks, end_stream)
@@ -255,7 +247,6 @@ class Router(StreamFilter):
                 self._on_request_complete()
 
     def decode_trailers(self, trailers: HeaderMap) -> int:
-        self._end_stream = True
         attempt = self._attempt
         if attempt is not None:
             attempt.encode_trailers(trailers)

@@ -130,20 +130,6 @@ def test_reading_does_not_come_back_after_fin() -> None:
     assert bench.events == ["end"]
 
 
-def test_peek_sees_the_peers_end_and_takes_nothing() -> None:
-    bench = Bench()
-    bench.connection.read_disable()
-    assert bench.connection.peek()
-    bench.peer.send(b"a")
-    assert bench.connection.peek()
-    bench.connection.read_enable()
-    bench.loop.run()
-    assert bench.events == [b"a"]
-    bench.connection.read_disable()
-    bench.peer.fin()
-    assert not bench.connection.peek()
-
-
 def test_a_fault_in_the_owner_costs_this_connection_only(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
 
