@@ -328,7 +328,9 @@ def test_a_client_that_does_not_close_is_closed_in_the_end(stage: Stage) -> None
         client.send(b"POST /direct HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n")
         assert client.read_response()
         assert client.read_to_close()
-        stage.wait_stats({"http.brief.downstream_cx_active": 0})
+        stage.wait_stats(
+            {"http.brief.downstream_cx_active": 0, "http.brief.downstream_cx_delayed_close_timeout": 1},
+        )
 
 
 # --- nobody gets what is another's
