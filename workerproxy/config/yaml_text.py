@@ -82,6 +82,9 @@ def is_plain_string(text: str) -> bool:
     return text not in _NULL and resolve_scalar(text) == (STRING, text)
 
 
+TOO_DEEP: Final = f"nested more than {MAX_DEPTH} levels deep"
+
+
 class _Composer:
     """Turns parser events into nodes. One per text."""
 
@@ -120,7 +123,7 @@ class _Composer:
                 node = self._close(stack.pop())
             else:
                 if len(stack) >= MAX_DEPTH:
-                    raise self._problem(event, f"nested more than {MAX_DEPTH} levels deep")
+                    raise self._problem(event, TOO_DEEP)
                 stack.append(self._open(event))
             if node is not None:
                 if not stack:
@@ -226,6 +229,9 @@ def _report(document: Document, error: yaml.YAMLError, text: str) -> None:
     mark: Any = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error)
     hint = ""
+    if "nesting depth" in problem:  # PyYAML 6.0.4 counts brackets itself, before it gives any event
+        document.syntax_error(mark.line + 1 if mark else 1, 1, TOO_DEEP, hint)
+        return
     if mark is not None:
         line, column = mark.line + 1, mark.column + 1
     else:

@@ -153,7 +153,7 @@ def test_nodes_know_where_they_begin() -> None:
         ("a: *b", "f.yaml:1:4: the alias '*b' names an anchor that is not defined before it"),
         ("a: &a [*a]", "f.yaml:1:8: the alias '*a' stands inside what it names"),
         ("[a]: 1", "f.yaml:1:1: a key must be a plain name, not a list"),
-        ("a: " + "[" * 1000, "f.yaml:1:103: nested more than 100 levels deep"),
+        ("a: " + "[" * 150, "f.yaml:1:103: nested more than 100 levels deep"),
     ],
 )
 def test_what_cannot_be_read_is_said_with_its_place(text: str, error: str) -> None:
@@ -187,3 +187,10 @@ def test_aliases_of_aliases_cannot_grow_without_bound() -> None:
 @pytest.mark.parametrize(("text", "expected"), [("abc", True), ("5s", True), ("yes", False), ("", False), ("7", False)])
 def test_strings_that_need_no_quotes(text: str, expected: bool) -> None:
     assert is_plain_string(text) is expected
+
+
+def test_nesting_too_deep_for_the_parser_itself_is_said_in_the_same_words() -> None:
+    document = read_yaml("f.yaml", "a: " + "[" * 5000)
+    assert document.root is None
+    (error,) = document.errors
+    assert str(error).endswith(": nested more than 100 levels deep")
