@@ -1,7 +1,8 @@
 """The program ``workerproxy``: reads the command line, loads the configuration, and hands over to the main process.
 
-Exit status: 0 done, 1 refused (usage, configuration, or what the server reports), 130 interrupted while loading.
-Bad input of any kind gives a message, never a traceback.
+Or, when its first word is a command (``reload``), tells a running process (``workerproxy.subcommands``). Exit status: 0
+done, 1 refused (usage, configuration, or what the server reports), 130 interrupted while loading or waiting. Bad input
+of any kind gives a message, never a traceback.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
+from workerproxy import subcommands
 from workerproxy.config.command_line import CommandLine, UsageError, parse, print_help_hint
+from workerproxy.control.hot_restart import HOT_RESTART_DISABLED, HOT_RESTART_VERSION
 
 if TYPE_CHECKING:
     from workerproxy.config.errors import ConfigError
@@ -33,11 +36,14 @@ def main_entry() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the program with ``argv`` (without its name) and return its exit status."""
+    command = argv[0] if argv and argv[0] in subcommands.COMMANDS else ""
     try:
-        command = parse(argv, version_text())
-        return _run(command)
+        _escape_what_cannot_be_shown()
+        if command:
+            return subcommands.run(argv)
+        return _run(parse(argv, version_text(), subcommands.COMMANDS))
     except UsageError as error:
-        print_help_hint(error)
+        print_help_hint(error, command)
         return EXIT_FAILURE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -64,7 +70,7 @@ def _run(command: CommandLine) -> int:
     for warning in command.warnings:
         print(f"workerproxy: warning: {warning}", file=sys.stderr)
     if command.print_hot_restart_version:
-        print("disabled")
+        print(HOT_RESTART_DISABLED if command.options.disable_hot_restart else HOT_RESTART_VERSION)
         return EXIT_OK
     if command.print_supported:
         from workerproxy.config.supported_table import render_supported
@@ -122,9 +128,12 @@ def _report(command: CommandLine, errors: Sequence[ConfigError], warnings: Seque
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _write(text: str) -> None:
-    """Write to stdout; what the terminal's encoding cannot show is escaped."""
+def _escape_what_cannot_be_shown() -> None:
+    """On stdout; stderr does so by itself. A name in a configuration may not exist in the terminal's encoding."""
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -78,9 +78,9 @@ def test_warnings_go_to_stderr(tmp_path: Path) -> None:
 
 
 def test_usage_errors_exit_with_1() -> None:
-    run = start("--bogus")
+    run = start("--nonsense")
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr == "workerproxy: unknown argument '--bogus'\nFor the flags: workerproxy --help\n"
+    assert run.stderr == "workerproxy: unknown argument '--nonsense'\nFor the flags: workerproxy --help\n"
 
 
 def test_version_and_help() -> None:
@@ -88,8 +88,26 @@ def test_version_and_help() -> None:
     assert run.returncode == 0
     assert run.stdout.startswith("workerproxy  version: ")
     assert run.stdout.count("\n") == 1
-    assert "--config-path" in start("--help").stdout
-    assert start("--hot-restart-version").stdout == "disabled\n"
+    text = start("--help").stdout
+    assert "--config-path" in text
+    assert "\n  workerproxy reload " in text
+
+
+def test_the_hot_restart_version() -> None:
+    assert start("--hot-restart-version", "--base-id", "3").stdout == "workerproxy.1\n"
+    assert start("--hot-restart-version", "--disable-hot-restart").stdout == "disabled\n"
+
+
+def test_a_command_to_a_process_that_is_not_there(tmp_path: Path) -> None:
+    run = start("reload", "--admin", f"{tmp_path}/é.sock")
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == f"workerproxy reload: nobody answers at {tmp_path}/é.sock: no such socket\n"
+
+
+def test_a_mistyped_command() -> None:
+    run = start("relaod", "--wait")
+    assert run.returncode == 1
+    assert run.stderr.startswith("workerproxy: unknown argument 'relaod'; did you mean 'reload'?\n")
 
 
 def test_print_config_of_the_terse_form_is_a_configuration(tmp_path: Path) -> None:

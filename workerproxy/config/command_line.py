@@ -1,7 +1,8 @@
 """The command line: Envoy's flags with Envoy's meaning, and a few of our own -> ``Options``.
 
 Every flag of Envoy 1.40 is known. What has no counterpart here is accepted with a warning that says so, or refused;
-nothing is ignored without a word. Usage errors exit with 1, as Envoy's do.
+nothing is ignored without a word. Usage errors exit with 1, as Envoy's do. The commands to a running process
+(``workerproxy reload``) have flags of their own: ``workerproxy.subcommands``.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from workerproxy.config.cpus import usable_cpus
@@ -20,18 +22,11 @@ from workerproxy.control.logging import COMPONENTS, PatternFormatter
 
 _UINT32_MAX: Final = 2**32 - 1
 _TAG_NAME: Final = re.compile(r"[A-Za-z0-9_]+")
+_MODE: Final = re.compile(r"0*[0-7]{1,3}")
+_USER: Final = re.compile(r"[^:\s]+(:[^:\s]+)?")  # whether there is such a user is known where it is to run
 
 # Flags that are accepted and change nothing, and why; each warns when given.
 _WITHOUT_EFFECT: Final = {
-    "--base-id": "hot restart comes later",
-    "--use-dynamic-base-id": "hot restart comes later",
-    "--base-id-path": "hot restart comes later",
-    "--restart-epoch": "hot restart comes later",
-    "--socket-path": "hot restart comes later",
-    "--socket-mode": "hot restart comes later",
-    "--parent-shutdown-time-s": "hot restart comes later",
-    "--skip-hot-restart-on-no-parent": "hot restart comes later",
-    "--skip-hot-restart-parent-stats": "hot restart comes later",
     "--reject-unknown-dynamic-fields": "there is no dynamic configuration yet",
     "--ignore-unknown-dynamic-fields": "there is no dynamic configuration yet",
     "--enable-mutex-tracing": "there are no mutexes to trace",
@@ -40,6 +35,14 @@ _WITHOUT_EFFECT: Final = {
     "--file-flush-min-size-kb": "access logs are flushed by time and by a fixed size",
     "--local-address-ip-version": "it is only shown by the admin pages",
 }
+# Each of these turns hot restart on. Envoy has it on by default, so that two of them on one machine collide; here an
+# upgrade needs no socket as a rule (SIGUSR2), and two plain starts must not meet.
+_HOT_RESTART: Final = ("--base-id", "--use-dynamic-base-id", "--restart-epoch", "--socket-path")
+# These mean something only when it is on.
+_OF_HOT_RESTART: Final = (
+    "--base-id-path", "--socket-mode", "--parent-shutdown-time-s", "--skip-hot-restart-on-no-parent",
+    "--skip-hot-restart-parent-stats",
+)  # fmt: skip
 # Flags whose meaning cannot be kept by ignoring them.
 _REFUSED: Final = {
     "--disable-extensions": "extensions cannot be disabled yet",
@@ -63,7 +66,9 @@ class UsageError(Exception):
     """The command line cannot be understood; the text says why, and what would be right."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """One that raises ``UsageError`` where argparse would print and exit."""
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
@@ -86,26 +91,32 @@ class _Once(argparse.Action):
         setattr(namespace, self.dest, value)
 
 
-def parse(argv: Sequence[str], version: str) -> CommandLine:
-    """Read the arguments (without the program's name). Raises ``UsageError``; ``--help`` and ``--version`` exit."""
-    parser = _parser(version)
+def parse(argv: Sequence[str], version: str, commands: Mapping[str, str] = MappingProxyType({})) -> CommandLine:
+    """Read the arguments (without the program's name). Raises ``UsageError``; ``--help`` and ``--version`` exit.
+
+    ``commands``: what else the first word may be, and what it does, for the help.
+    """
+    parser = _parser(version, commands)
     found, unknown = parser.parse_known_args(argv, argparse.Namespace(given=set()))
     if unknown:
-        flags = [option for action in parser._actions for option in action.option_strings]
-        hint = did_you_mean(unknown[0].partition("=")[0], flags) if unknown[0].startswith("-") else ""
-        raise UsageError(f"unknown argument {unknown[0]!r}" + (f"; {hint}" if hint else ""))
+        raise unknown_argument(parser, unknown[0], commands)
     return _command_line(found)
+
+
+def unknown_argument(parser: argparse.ArgumentParser, word: str, commands: Iterable[str] = ()) -> UsageError:
+    """The error for what the parser does not know, with the nearest thing it does."""
+    if word in commands:
+        return UsageError(f"the command must come first: workerproxy {word} ...")
+    flags = [option for action in parser._actions for option in action.option_strings]
+    hint = did_you_mean(word.partition("=")[0], flags if word.startswith("-") else commands)
+    return UsageError(f"unknown argument {word!r}" + (f"; {hint}" if hint else ""))
 
 
 def _command_line(found: argparse.Namespace) -> CommandLine:
     for flag, reason in _REFUSED.items():
         if getattr(found, _dest(flag)):
             raise UsageError(f"{flag} is not supported: {reason}")
-    warnings = [
-        f"{flag} has no effect: {reason}"
-        for flag, reason in _WITHOUT_EFFECT.items()
-        if getattr(found, _dest(flag)) not in (None, False, [])
-    ]
+    warnings = [f"{flag} has no effect: {reason}" for flag, reason in _without_effect(found) if _given(found, flag)]
     if found.allow_unknown_fields:
         warnings.append("--allow-unknown-fields is deprecated, use --allow-unknown-static-fields instead")
     _check_together(found)
@@ -117,6 +128,30 @@ def _command_line(found: argparse.Namespace) -> CommandLine:
         print_hot_restart_version=found.hot_restart_version,
         enable_core_dump=found.enable_core_dump,
     )
+
+
+def _without_effect(found: argparse.Namespace) -> Iterable[tuple[str, str]]:
+    """Flags that change nothing on this command line, if they are given; and why."""
+    yield from _WITHOUT_EFFECT.items()
+    if found.disable_hot_restart:
+        yield from ((flag, "--disable-hot-restart is given") for flag in _HOT_RESTART + _OF_HOT_RESTART)
+    elif not _hot_restart(found):
+        reason = f"hot restart is off; it is turned on by {', '.join(_HOT_RESTART[:-1])} or {_HOT_RESTART[-1]}"
+        yield from ((flag, reason) for flag in _OF_HOT_RESTART)
+    elif found.use_dynamic_base_id:
+        yield "--base-id", "--use-dynamic-base-id is given"
+    if not (found.config_path or found.config_yaml):
+        yield "--watch", "the configuration is not read from a file"
+
+
+def _hot_restart(found: argparse.Namespace) -> bool:
+    return not found.disable_hot_restart and any(_given(found, flag) for flag in _HOT_RESTART)
+
+
+def _given(found: argparse.Namespace, flag: str) -> bool:
+    """Whether the flag, one without a default, stands on the command line; its value may be 0."""
+    value = getattr(found, _dest(flag))
+    return value is not None and value is not False and value != []
 
 
 def _check_together(found: argparse.Namespace) -> None:
@@ -137,6 +172,8 @@ def _options(found: argparse.Namespace) -> Options:
         **plain,
         to=tuple(found.to),
         workers=usable_cpus() if workers is None else max(1, workers),
+        log_format_given=found.log_format is not None,
+        hot_restart=_hot_restart(found),
         component_log_levels=found.component_log_level or (),
         file_flush_interval_ms=found.file_flush_interval_msec,
         allow_unknown_static_fields=found.allow_unknown_static_fields or found.allow_unknown_fields,
@@ -149,19 +186,26 @@ _SAME_NAME: Final = (
     "service_cluster", "service_node", "service_zone", "drain_time_s", "drain_strategy", "parent_shutdown_time_s",
     "file_flush_min_size_kb", "local_address_ip_version", "admin_address_path", "allow_unsupported",
     "skip_deprecated_logs", "error_format", "base_id", "use_dynamic_base_id", "base_id_path", "restart_epoch",
-    "socket_path", "socket_mode", "disable_hot_restart",
+    "socket_path", "socket_mode", "skip_hot_restart_on_no_parent", "skip_hot_restart_parent_stats",
+    "disable_hot_restart", "pid_file", "user", "umask", "watch", "cpu_affinity", "drain_grace_s",
 )  # fmt: skip
 
 
 # --- the flags -------------------------------------------------------------------------------------------------
 
 
-def _parser(version: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser(version: str, commands: Mapping[str, str]) -> argparse.ArgumentParser:
+    epilog = ["example: workerproxy --listen :8080 --to http://127.0.0.1:3000"]
+    if commands:
+        epilog += ["", "commands to a running workerproxy (each has --help):"]
+        epilog += [f"  workerproxy {name:<10} {text}" for name, text in commands.items()]
+    parser = Parser(
         prog="workerproxy",
-        usage="workerproxy [-c FILE | --listen ADDR --to URL ...] [--workers N] [flags]",
+        usage="workerproxy [-c FILE | --listen ADDR --to URL ...] [--workers N] [flags]"
+        + ("\n       workerproxy COMMAND [flags]" if commands else ""),
         description="An HTTP reverse proxy with Envoy's configuration. Without arguments: the embedded demo.",
-        epilog="Example: workerproxy --listen :8080 --to http://127.0.0.1:3000",
+        epilog="\n".join(epilog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, const=version, help="print the version and exit")
@@ -169,7 +213,7 @@ def _parser(version: str) -> argparse.ArgumentParser:
     _process_flags(parser.add_argument_group("processes"))
     _log_flags(parser.add_argument_group("logs"))
     _node_flags(parser.add_argument_group("node"))
-    _restart_flags(parser.add_argument_group("hot restart (accepted, comes later)"))
+    _restart_flags(parser.add_argument_group("hot restart, Envoy's way to upgrade"))
     _other_flags(parser.add_argument_group("accepted for Envoy's sake"))
     return parser
 
@@ -193,6 +237,7 @@ def _configuration_flags(group: Any) -> None:
     _repeated(group, "--to", metavar="URL", help="terse form: where to proxy to; repeatable")
     mode = _choice("serve", "validate")
     _value(group, "--mode", metavar="MODE", type=mode, help="serve (default) or validate and exit")
+    _switch(group, "--watch", "reload when the file, or one that it names, changes")
     _switch(group, "--print-config", "print the effective configuration as Envoy YAML and exit")
     _switch(group, "--print-supported", "print what is supported of Envoy's configuration as Markdown and exit")
     _switch(group, "--allow-unsupported", "only warn of Envoy fields that workerproxy does not read yet")
@@ -206,10 +251,16 @@ def _process_flags(group: Any) -> None:
     _value(group, "--workers", metavar="N", type=_workers, help="worker processes; auto (default): usable cores")
     _value(group, "--concurrency", metavar="N", type=_workers, help="the same, with Envoy's name")
     _switch(group, "--cpuset-threads", "take the number of workers from the cpuset (the default does)")
+    _switch(group, "--cpu-affinity", "pin each worker to a core of its own")
+    grace = "after SIGTERM, how long only readiness fails before draining begins (0)"
+    _value(group, "--drain-grace-s", metavar="S", type=_uint32, help=grace)
     _value(group, "--drain-time-s", metavar="S", type=_uint32, default=600, help="how long draining takes (600)")
     strategy = _choice("gradual", "immediate")
     _value(group, "--drain-strategy", metavar="HOW", type=strategy, help="gradual (default) or immediate")
     _value(group, "--admin-address-path", metavar="FILE", help="write the admin address to this file")
+    _value(group, "--pidfile", dest="pid_file", metavar="FILE", type=_path, help="write the process id to this file")
+    _value(group, "--user", metavar="USER[:GROUP]", type=_user, help="run as this user once the sockets are open")
+    _value(group, "--umask", metavar="OCTAL", type=_octal, help="permissions that new files do not get, such as 027")
     version = _choice("v4", "v6")
     _value(group, "--local-address-ip-version", metavar="V", type=version, help="v4 (default) or v6")
 
@@ -234,17 +285,18 @@ def _node_flags(group: Any) -> None:
 
 
 def _restart_flags(group: Any) -> None:
-    _value(group, "--base-id", metavar="N", type=_uint32)
-    _switch(group, "--use-dynamic-base-id", "")
-    _value(group, "--base-id-path", metavar="FILE")
-    _value(group, "--restart-epoch", metavar="N", type=_uint32)
-    _value(group, "--socket-path", metavar="PATH")
-    _value(group, "--socket-mode", metavar="MODE", type=_octal)
-    _value(group, "--parent-shutdown-time-s", metavar="S", type=_uint32)
-    _switch(group, "--skip-hot-restart-on-no-parent", "")
-    _switch(group, "--skip-hot-restart-parent-stats", "")
-    _switch(group, "--disable-hot-restart", "")
-    _switch(group, "--hot-restart-version", "print 'disabled' and exit")
+    _value(group, "--base-id", metavar="N", type=_uint32, help="a different one for each proxy on this machine (0)")
+    _switch(group, "--use-dynamic-base-id", "take a base id that is free")
+    _value(group, "--base-id-path", metavar="FILE", help="write the base id to this file")
+    _value(group, "--restart-epoch", metavar="N", type=_uint32, help="0 for the first, one more for each that follows")
+    _value(group, "--socket-path", metavar="PATH", type=_path, help="beginning of the socket's name (@ for abstract)")
+    _value(group, "--socket-mode", metavar="OCTAL", type=_octal, help="permissions of the socket's file (600)")
+    wait = "when the parent ends at the latest (900)"
+    _value(group, "--parent-shutdown-time-s", metavar="S", type=_uint32, help=wait)
+    _switch(group, "--skip-hot-restart-on-no-parent", "start afresh when there is no parent, instead of failing")
+    _switch(group, "--skip-hot-restart-parent-stats", "do not take over the parent's statistics")
+    _switch(group, "--disable-hot-restart", "ignore all of the above")
+    _switch(group, "--hot-restart-version", "print which hand-over is spoken and exit")
 
 
 def _other_flags(group: Any) -> None:
@@ -278,10 +330,21 @@ def _uint32(text: str) -> int:
 
 
 def _octal(text: str) -> int:
-    try:
-        return int(text, 8)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"not an octal file mode: {text!r}") from None
+    if not _MODE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"not an octal file mode from 0 to 777: {text!r}")
+    return int(text, 8)
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, found nothing")
+    return text
+
+
+def _user(text: str) -> str:
+    if not _USER.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"expected USER or USER:GROUP, found {text!r}")
+    return text
 
 
 def _workers(text: str) -> int:
@@ -329,6 +392,7 @@ def _dest(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def print_help_hint(error: UsageError) -> None:
-    """Say on stderr what is wrong with the command line."""
-    print(f"workerproxy: {error}\nFor the flags: workerproxy --help", file=sys.stderr)
+def print_help_hint(error: UsageError, command: str = "") -> None:
+    """Say on stderr what is wrong with the command line, or with that of a command to a running process."""
+    program = f"workerproxy {command}" if command else "workerproxy"
+    print(f"{program}: {error}\nFor the flags: {program} --help", file=sys.stderr)

@@ -31,6 +31,7 @@ class Options:
     log_level: str = "info"  # one of LOG_LEVELS
     component_log_levels: tuple[tuple[str, str], ...] = ()  # (component, level)
     log_format: str = DEFAULT_LOG_FORMAT  # spdlog pattern
+    log_format_given: bool = False  # the operator has chosen it: what suits journald better must not replace it
     log_format_escaped: bool = False
     log_path: str = ""  # empty: stderr
 
@@ -38,6 +39,13 @@ class Options:
     service_node: str = ""  # overrides node.id
     service_zone: str = ""  # overrides node.locality.zone
 
+    pid_file: str = ""
+    user: str = ""  # USER or USER:GROUP, names or numbers; empty: stay who we are
+    umask: int | None = None  # None: as inherited
+    watch: bool = False  # reload when one of the files changes
+    cpu_affinity: bool = False  # worker i runs on the i-th usable core
+
+    drain_grace_s: int = 0  # after SIGTERM: readiness fails, all else goes on for so long before the drain begins
     drain_time_s: int = 600
     drain_strategy: Literal["gradual", "immediate"] = "gradual"
     parent_shutdown_time_s: int = 900
@@ -51,13 +59,16 @@ class Options:
     skip_deprecated_logs: bool = False
     error_format: Literal["text", "json"] = "text"
 
-    # Hot restart (accepted; a warning says that it comes later).
+    # Envoy's way to upgrade, over a Unix socket.
+    hot_restart: bool = False  # asked for by a flag that names a base id, an epoch or a socket, and not disabled
     base_id: int = 0
     use_dynamic_base_id: bool = False
     base_id_path: str = ""
     restart_epoch: int = 0
     socket_path: str = "@envoy_domain_socket"
     socket_mode: int = 0o600
+    skip_hot_restart_on_no_parent: bool = False
+    skip_hot_restart_parent_stats: bool = False
     disable_hot_restart: bool = False
 
     stats_tags: tuple[tuple[str, str], ...] = ()  # (name, value) on every statistic
@@ -70,3 +81,8 @@ class Options:
         if self.listen:
             return f"--listen {self.listen}"
         return "--config-yaml" if self.config_yaml else "the embedded default"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that the configuration is read from. What it names in turn only the loaded bootstrap knows."""
+        return (self.config_path,) if self.config_path else ()

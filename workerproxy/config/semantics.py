@@ -40,6 +40,7 @@ class Semantics:
         self._checks: Mapping[str, Callable[[Visit], Iterable[ConfigError]]] = {
             "envoy.config.bootstrap.v3.Bootstrap.StaticResources": self._static_resources,
             "envoy.config.bootstrap.v3.Admin": self._admin,
+            "envoy.config.bootstrap.v3.Watchdogs": self._watchdogs,
             "envoy.config.bootstrap.v3.LayeredRuntime": self._layered_runtime,
             "envoy.config.bootstrap.v3.RuntimeLayer": self._runtime_layer,
             "envoy.config.listener.v3.Listener": self._listener,
@@ -82,6 +83,12 @@ class Semantics:
                 string_test(matcher)
             except MatcherError as error:
                 yield place.item("allow_paths", index).error(str(error))
+
+    def _watchdogs(self, visit: Visit) -> Iterator[ConfigError]:
+        if visit.message.main_thread_watchdog.kill_timeout.ToNanoseconds():
+            place = Place.of(visit).field("main_thread_watchdog")
+            message = "'kill_timeout' of the main process is not supported: its service manager is what replaces it"
+            yield place.error(message, "systemd's WatchdogSec= (docs/systemd.md)", kind=UNSUPPORTED_VALUE)
 
     def _layered_runtime(self, visit: Visit) -> Iterator[ConfigError]:
         place = Place.of(visit)

@@ -50,10 +50,22 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "admin": READ,
         "layered_runtime": READ,
         "stats_flush_interval": note("there are no sinks to flush to"),
+        "watchdogs": READ,
+        "watchdog": note("deprecated by Envoy: for workers and main thread alike"),
     },
     "envoy.config.bootstrap.v3.Bootstrap.StaticResources": {
         "listeners": READ,
         "clusters": READ,
+    },
+    "envoy.config.bootstrap.v3.Watchdogs": {
+        "main_thread_watchdog": note("its late turns are counted; systemd's watchdog is what replaces a main process"),
+        "worker_watchdog": READ,
+    },
+    "envoy.config.bootstrap.v3.Watchdog": {
+        "miss_timeout": READ,
+        "megamiss_timeout": note("then the worker's stack is written to the log"),
+        "kill_timeout": note("then the worker is replaced; 30 s when not given, 0 for never; for workers only"),
+        "max_kill_timeout_jitter": READ,
     },
     "envoy.config.bootstrap.v3.Admin": {
         "address": READ,
@@ -129,6 +141,7 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "per_connection_buffer_limit_bytes": READ,
         "metadata": READ,
         "tcp_backlog_size": READ,
+        "connection_balance_config": READ,
         "enable_reuse_port": note("false: one socket for all workers; one connection may wake several"),
         "freebind": READ,
         "transparent": READ,
@@ -139,6 +152,10 @@ SUPPORTED: Final[Mapping[str, Fields]] = {
         "listener_filters_timeout": note("there are no listener filters to wait for"),
         "continue_on_listener_filters_timeout": note("there are no listener filters to wait for"),
     },
+    "envoy.config.listener.v3.Listener.ConnectionBalanceConfig": {
+        "exact_balance": note("an accepted connection goes to the worker with the fewest of its listener"),
+    },
+    "envoy.config.listener.v3.Listener.ConnectionBalanceConfig.ExactBalance": {},
     "envoy.config.listener.v3.FilterChain": {
         "name": _FREE_TEXT,
         "filters": note("the HTTP connection manager alone"),

@@ -160,3 +160,10 @@ def test_runtime_layers_are_flattened_but_fractions_are_values() -> None:
     struct = struct_pb2.Struct()
     struct.update({"a": {"b": 1, "c.d": {"numerator": 5, "denominator": "HUNDRED"}}, "e.f": "x"})
     assert sorted(key for key, _ in flatten_runtime(struct)) == ["a.b", "a.c.d", "e.f"]
+
+
+def test_a_main_process_is_not_killed_by_itself(tmp_path: Path) -> None:
+    text = document(more="watchdogs:\n  main_thread_watchdog: {kill_timeout: 5s}\n", clusters=cluster())
+    (error,) = errors_of(tmp_path, text)
+    assert "watchdogs.main_thread_watchdog: 'kill_timeout' of the main process is not supported" in error
+    assert_loads(tmp_path, text.replace("main_thread_watchdog", "worker_watchdog"))
