@@ -3,6 +3,9 @@
 Loggers are the standard library's, named ``workerproxy.<component>`` (``main``, ``config``, ``upstream`` ...).
 ``--log-format`` is an spdlog pattern, compiled once; ``%t`` is the process id, since a worker is a process here.
 The request path does not log; this is for what happens to processes, configurations and listeners.
+
+Where stderr goes to systemd's journal and no other format is asked for, each line begins with its priority
+(``sd-daemon(3)``) and has no time, since the journal keeps both: ``journalctl -p warning`` finds what it should.
 """
 
 from __future__ import annotations
@@ -52,6 +55,11 @@ COMPONENTS: Final = (
     "worker",
 )
 DEFAULT_FORMAT: Final = "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"
+JOURNAL_FORMAT: Final = "[%t][%l][%n] [%g:%#] %v"  # the default without its time
+
+# From which level on a line has which priority (syslog's numbers).
+_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_DEBUG_PRIORITY: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ class LogSettings:
     level: str = "info"
     components: Mapping[str, str] = field(default_factory=dict)  # component -> level
     format: str = DEFAULT_FORMAT
+    format_given: bool = False  # --log-format asks for it: the journal gets it, too, even if it is the default
     escaped: bool = False  # --log-format-escaped: newlines in messages are written as \\n
     path: str = ""  # empty: stderr
 
@@ -68,11 +77,15 @@ class LogSettings:
 class ApplicationLog:
     """The process's log: one handler on the ``workerproxy`` logger. Made once, at start."""
 
-    def __init__(self, settings: LogSettings) -> None:
+    def __init__(self, settings: LogSettings, environment: Mapping[str, str] = os.environ) -> None:
         """Raises ``OSError`` when the log file cannot be opened."""
         self._path = settings.path
         self._handler = logging.StreamHandler(_open(settings.path) if settings.path else sys.stderr)
-        self._handler.setFormatter(PatternFormatter(settings.format, settings.escaped))
+        plain = not settings.path and not settings.format_given and settings.format == DEFAULT_FORMAT
+        if plain and leads_to_journal(self._handler.stream, environment):
+            self._handler.setFormatter(JournalFormatter(settings.escaped))
+        else:
+            self._handler.setFormatter(PatternFormatter(settings.format, settings.escaped))
         root = logging.getLogger(ROOT)
         root.propagate = False
         root.handlers[:] = [self._handler]
@@ -139,6 +152,35 @@ class PatternFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return "".join([part if isinstance(part, str) else part(record) for part in self._parts])
+
+
+class JournalFormatter(PatternFormatter):
+    """The default format without its time, and ``<priority>`` before every line, since the journal takes lines."""
+
+    def __init__(self, escaped: bool = False) -> None:
+        super().__init__(JOURNAL_FORMAT, escaped)
+
+    def format(self, record: logging.LogRecord) -> str:
+        mark = f"<{journal_priority(record.levelno)}>"
+        return mark + super().format(record).replace("\n", f"\n{mark}")
+
+
+def journal_priority(level: int) -> int:
+    """The syslog priority of a log level: 2 critical, 3 error, 4 warning, 6 info, 7 debug and below."""
+    return next((priority for number, priority in _PRIORITIES if level >= number), _DEBUG_PRIORITY)
+
+
+def leads_to_journal(stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Whether what is written there is the journal's: ``JOURNAL_STREAM`` names its device and inode (systemd.exec(5)).
+
+    The variable alone says nothing: a program further down may have its stderr redirected, and the variable inherited.
+    """
+    try:
+        device, inode = map(int, environment.get("JOURNAL_STREAM", "").split(":"))
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # not set; no descriptor (io.UnsupportedOperation is both)
+        return False
+    return (status.st_dev, status.st_ino) == (device, inode)
 
 
 _Part = Callable[[logging.LogRecord], str]
