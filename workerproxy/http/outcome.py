@@ -109,6 +109,9 @@ PATH_NORMALIZATION_FAILED: Final = Outcome(400, b"", "path_normalization_failed"
 NORMALIZED_PATH_REDIRECT: Final = Outcome(307, b"", "path_normalization_failed")
 LOW_VERSION: Final = Outcome(426, b"Upgrade Required", "low_version", DPE)
 UPGRADE_FAILED: Final = Outcome(403, b"", "upgrade_failed")
+# A reload removed what the stream runs on, and it has not finished within the drain time.
+ROUTE_REMOVED: Final = Outcome(503, b"the route was removed", "route_removed", LR)
+CLUSTER_REMOVED: Final = Outcome(503, b"the cluster was removed", "cluster_removed", LR)
 REQUEST_PAYLOAD_TOO_LARGE: Final = Outcome(413, b"Payload Too Large", "request_payload_too_large")
 RESPONSE_PAYLOAD_TOO_LARGE: Final = Outcome(500, b"Internal Server Error", "response_payload_too_large")
 

@@ -1,21 +1,23 @@
 """A worker's life: born with one message, given configurations to serve, drained, stopped.
 
 Obeys the control pipe and drives the data plane. Everything happens on one event loop; a message is handled to its end
-before the next. When the pipe ends the main process is gone: the worker then drains by itself and leaves, so none is
-ever orphaned. Never reads a file of the configuration or the command line.
+before the next. When the pipe ends the main process is gone: the worker then has the kernel refuse new connections,
+drains by itself and leaves, so none is ever orphaned. Never reads a file of the configuration or the command line.
 
 Diagnostics: a message that does not belong into the present state ends the process with ``EXIT_PROTOCOL`` and a line in
 the log, a configuration that was prepared but cannot be committed with ``EXIT_FAILED``; SIGUSR2 writes the stack of
-every thread to stderr. Other signals are ignored: the main process decides.
+every thread to a file that the main process reads. Other signals are ignored: the main process decides.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import mmap
 import os
+import signal
 import socket
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -28,6 +30,7 @@ from setproctitle import setproctitle
 from workerproxy.control import messages as m
 from workerproxy.control.board import LimitsBoard
 from workerproxy.control.channel import Channel
+from workerproxy.control.listen_filter import SETTLE_S
 from workerproxy.control.logging import ApplicationLog, LogSettings, set_levels
 from workerproxy.control.stats_segment import SegmentFullError, StatsWriter
 from workerproxy.worker.context import DataPlaneInterface, Refused, WorkerContext, WorkerOptions
@@ -39,44 +42,39 @@ EXIT_PROTOCOL: Final = 70  # EX_SOFTWARE
 EXIT_FAILED: Final = 71
 
 FLUSH_INTERVAL_S: Final = 0.5  # how old published statistics may be
-IDLE_GRACE_S: Final = 1.0  # how long a drain leaves idle connections alone
 _LAG_INTERVAL_S: Final = 0.1
 _DRAIN_POLL_S: Final = 0.05
-_SETTLE_S: Final = 1.0  # after a commit; by then what belonged to the old configuration is mostly gone
+_MEMORY_SETTLES_S: Final = 1.0  # after a commit; by then what belonged to the old configuration is mostly gone
 
 # States, in the order of life.
 UNBORN: Final = "unborn"  # waiting for the birth message
 BORN: Final = "born"  # has its surroundings, no configuration
 SERVING: Final = "serving"
-DRAINING: Final = "draining"  # accepts nothing new, finishes what it has
+DRAINING: Final = "draining"  # is to leave: finishes what it has
 STOPPED: Final = "stopped"  # terminal
 
 # State -> message -> next state. What is not here is an error.
-_ANY: Final = (m.SetLogLevel, m.ReopenLogs, m.Heartbeat, m.FlushStats, m.ReportClusters, m.HostsUpdate)
+_ANY: Final = (
+    *(m.ListenerSockets, m.ReleaseSockets, m.StopAccepting, m.Prepare, m.Abort, m.HostsUpdate),
+    *(m.Drain, m.EndDrain, m.BoardRows, m.BalanceGroup, m.Probe),
+    *(m.SetLogLevel, m.ReopenLogs, m.Heartbeat, m.FlushStats, m.ReportClusters),
+)
 TRANSITIONS: Final[Mapping[str, Mapping[type[m.Message], str]]] = MappingProxyType(
     {
         UNBORN: {m.Birth: BORN, m.Stop: STOPPED},
-        BORN: {
-            **dict.fromkeys((m.ListenerSockets, m.Prepare, m.Abort, *_ANY), BORN),
-            m.Commit: SERVING,
-            m.Stop: STOPPED,
-        },
-        SERVING: {
-            **dict.fromkeys((m.ListenerSockets, m.Prepare, m.Abort, m.Commit, m.Drain, m.EndDrain, *_ANY), SERVING),
-            m.StopAccepting: DRAINING,
-            m.Stop: STOPPED,
-        },
-        DRAINING: {
-            # A reload that was under way when the drain began goes on to its end.
-            **dict.fromkeys((m.Prepare, m.Commit, m.Abort, m.Drain, m.EndDrain, m.StopAccepting, *_ANY), DRAINING),
-            m.Stop: STOPPED,
-        },
+        BORN: {**dict.fromkeys(_ANY, BORN), m.Commit: SERVING, m.Retire: DRAINING, m.Stop: STOPPED},
+        SERVING: {**dict.fromkeys(_ANY, SERVING), m.Commit: SERVING, m.Retire: DRAINING, m.Stop: STOPPED},
+        # A reload that was under way when it was told to leave goes on to its end.
+        DRAINING: {**dict.fromkeys(_ANY, DRAINING), m.Commit: DRAINING, m.Retire: DRAINING, m.Stop: STOPPED},
         STOPPED: {},
     }
 )
 
 # After a failure of these nobody knows what the worker serves: it ends, and its successor begins anew.
-_MUST_SUCCEED: Final = (m.Birth, m.ListenerSockets, m.Commit, m.Abort, m.HostsUpdate)
+_MUST_SUCCEED: Final = (
+    *(m.Birth, m.ListenerSockets, m.ReleaseSockets, m.StopAccepting, m.Commit, m.Abort, m.HostsUpdate),
+    *(m.BoardRows, m.BalanceGroup, m.Retire),
+)
 
 
 class Worker:
@@ -96,6 +94,7 @@ class Worker:
         self._handlers: dict[type[m.Message], Callable[..., m.Message | None]] = {
             m.Birth: self._birth,
             m.ListenerSockets: self._listener_sockets,
+            m.ReleaseSockets: self._release_sockets,
             m.Prepare: self._prepare,
             m.Commit: self._commit,
             m.Abort: self._abort,
@@ -103,6 +102,10 @@ class Worker:
             m.Drain: self._drain,
             m.EndDrain: self._end_drain,
             m.StopAccepting: self._stop_accepting,
+            m.Retire: self._retire,
+            m.BoardRows: self._board_rows,
+            m.BalanceGroup: self._balance_group,
+            m.Probe: self._probe,
             m.Stop: self._stop,
             m.FlushStats: self._flush_stats,
             m.SetLogLevel: self._set_log_level,
@@ -112,8 +115,6 @@ class Worker:
         }
         self._born = False
         self._left = False
-        self._sockets: list[socket.socket] = []
-        self._idle_close: asyncio.TimerHandle | None = None
         self._max_lag_s = 0.0
         self._last_active = -1
         # Set by the birth message.
@@ -156,13 +157,19 @@ class Worker:
         if self._state in (UNBORN, STOPPED):
             self._leave(EXIT_OK)
             return
-        context = self._context
-        _log.warning("the main process is gone (%s); draining for at most %d s", why, context.options.drain_time_s)
+        drain_time_s = self._context.options.drain_time_s
+        _log.warning("the main process is gone (%s); draining for at most %d s", why, drain_time_s)
         self._state = DRAINING
-        self._close_listeners()
-        self._start_drain(float(context.options.drain_time_s), False)
-        self._loop.call_later(context.options.drain_time_s, self._leave, EXIT_OK)
-        self._watch_drain()
+        self._data_plane.start_drain(float(drain_time_s), False, ())
+        self._data_plane.refuse_new()
+        self._loop.call_later(SETTLE_S, self._accept_the_last)
+        self._loop.call_later(max(drain_time_s, SETTLE_S), self._leave, EXIT_OK)
+
+    def _accept_the_last(self) -> None:
+        """Handshakes that were under way when the main process was lost have come to their end."""
+        if self._state == DRAINING:
+            self._data_plane.stop_accepting(None)
+            self._watch_drain()
 
     # --- one method per message
 
@@ -177,7 +184,9 @@ class Worker:
                 path=birth.log_path,
             )
         )
-        segment, board = (_map(fd) for fd in birth.fds)
+        segment_fd, board_fd, *stack_fds = birth.fds
+        for fd in stack_fds:
+            _tell_stack_to(fd)
         self._context = WorkerContext(
             worker_id=birth.worker_id,
             concurrency=birth.concurrency,
@@ -187,26 +196,33 @@ class Worker:
                 drain_strategy="immediate" if birth.drain_strategy == "immediate" else "gradual",
                 file_flush_interval_ms=birth.file_flush_interval_ms,
             ),
-            stats=StatsWriter(segment),
-            board=LimitsBoard(board, birth.worker_id, birth.concurrency),
+            stats=StatsWriter(_map(segment_fd)),
+            board=LimitsBoard(_map(board_fd), birth.row, birth.rows),
+            board_fd=board_fd,
             log=_log,
         )
+        os.close(segment_fd)
         self._data_plane = self._make_data_plane(self._context)
         self._born = True
         self._flush_on_timer()
         self._measure_lag(self._loop.time())
 
     def _listener_sockets(self, message: m.ListenerSockets) -> None:
-        for name, fd in zip(message.names, message.fds, strict=True):
+        for bind, index, fd in zip(message.binds, message.indexes, message.fds, strict=True):
             sock = socket.socket(fileno=fd)
-            sock.setblocking(False)
-            self._sockets.append(sock)
-            self._data_plane.add_listener_socket(name, sock)
+            if self._state == DRAINING:  # somebody else will read it
+                sock.close()
+            else:
+                self._data_plane.add_socket(bind, index, sock)
+
+    def _release_sockets(self, message: m.ReleaseSockets) -> None:
+        for bind, index in zip(message.binds, message.indexes, strict=True):
+            self._data_plane.release_socket(bind, index)
 
     def _prepare(self, message: m.Prepare) -> m.Message:
         try:
             bootstrap = bootstrap_pb2.Bootstrap.FromString(message.bootstrap)
-            self._data_plane.prepare(message.version, bootstrap, message.hosts, message.slots)
+            self._data_plane.prepare(message, bootstrap)
         except (Refused, SegmentFullError, DecodeError) as error:
             return m.Refused(message.version, str(error))
         except Exception as error:
@@ -215,9 +231,9 @@ class Worker:
         return m.Prepared(message.version)
 
     def _commit(self, message: m.Commit) -> m.Message:
-        self._data_plane.commit(message.version)
-        self._loop.call_later(_SETTLE_S, _settle_memory)
-        return m.Committed(message.version)
+        left = self._data_plane.commit(message.version)
+        self._loop.call_later(_MEMORY_SETTLES_S, _settle_memory)
+        return m.Committed(message.version, left.connections, left.streams)
 
     def _abort(self, message: m.Abort) -> None:
         self._data_plane.abort(message.version)
@@ -226,15 +242,28 @@ class Worker:
         self._data_plane.update_hosts(message.cluster, message.hosts)
 
     def _drain(self, message: m.Drain) -> None:
-        self._start_drain(message.seconds, message.gradual)
+        self._data_plane.start_drain(message.seconds, message.gradual, message.listeners)
 
     def _end_drain(self, _: m.EndDrain) -> None:
-        self._cancel_idle_close()
         self._data_plane.end_drain()
 
-    def _stop_accepting(self, _: m.StopAccepting) -> None:
-        self._close_listeners()
-        self._watch_drain()
+    def _stop_accepting(self, message: m.StopAccepting) -> None:
+        self._data_plane.stop_accepting(message.binds)
+
+    def _retire(self, _: m.Retire) -> None:
+        if self._last_active < 0:  # not told before
+            self._watch_drain()
+
+    def _board_rows(self, message: m.BoardRows) -> None:
+        self._data_plane.set_board_rows(message.rows)
+
+    def _balance_group(self, message: m.BalanceGroup) -> None:
+        receiving, *sending = (socket.socket(fileno=fd) for fd in message.fds)
+        self._data_plane.balance_group(message.rows, receiving, sending)
+
+    def _probe(self, message: m.Probe) -> None:
+        (fd,) = message.fds
+        self._data_plane.probe(socket.socket(fileno=fd))
 
     def _stop(self, _: m.Stop) -> None:
         self._leave(EXIT_OK)
@@ -270,34 +299,10 @@ class Worker:
         self._max_lag_s = max(self._max_lag_s, now - due)
         self._loop.call_at(now + _LAG_INTERVAL_S, self._measure_lag, now + _LAG_INTERVAL_S)
 
-    def _close_listeners(self) -> None:
-        """Accept what is queued, then let go. Where this was the last copy, new clients are refused, not stranded."""
-        if self._sockets:
-            self._data_plane.stop_accepting()
-            for sock in self._sockets:
-                sock.close()
-            self._sockets.clear()
-
-    def _start_drain(self, seconds: float, gradual: bool) -> None:
-        """Responses say close from now on. Idle connections are closed a little later, when not gradual.
-
-        A connection that was just accepted looks idle, and so does one whose next request is on its way.
-        """
-        self._cancel_idle_close()
-        if gradual:
-            self._data_plane.start_drain(seconds, True)
-        else:
-            self._data_plane.start_drain(0.0, True)
-            self._idle_close = self._loop.call_later(IDLE_GRACE_S, self._data_plane.start_drain, seconds, False)
-
-    def _cancel_idle_close(self) -> None:
-        if self._idle_close is not None:
-            self._idle_close.cancel()
-            self._idle_close = None
-
     def _watch_drain(self) -> None:
         if self._state != DRAINING:
             return
+        self._data_plane.take_handed_over()
         active = self._data_plane.active_connections()
         if active != self._last_active:
             self._last_active = active
@@ -330,8 +335,12 @@ def _settle_memory() -> None:
     gc.freeze()
 
 
+def _tell_stack_to(fd: int) -> None:
+    """Write the stack of every thread there at SIGUSR2 and in a crash: the main process reads it."""
+    faulthandler.enable(fd)
+    faulthandler.register(signal.SIGUSR2, fd, all_threads=True)
+
+
 def _map(fd: int) -> mmap.mmap:
     """Map a memory file that came with the birth message; the mapping outlives the descriptor."""
-    memory = mmap.mmap(fd, os.fstat(fd).st_size)
-    os.close(fd)
-    return memory
+    return mmap.mmap(fd, os.fstat(fd).st_size)

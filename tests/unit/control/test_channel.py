@@ -15,7 +15,7 @@ from workerproxy.control import channel as channel_module
 from workerproxy.control import messages as m
 from workerproxy.control.channel import Channel, ChannelClosedError, FrameDecoder, encode_frame
 
-PREPARE = m.Prepare(7, b"\x00" * 300, {"c": [("::1", 80, 0)]}, {"c/default/requests": 2})
+PREPARE = m.Prepare(7, b"\x00" * 300, {"c": [("::1", 80, 0)]}, {"c/default/requests": 2}, {"l": [1]})
 TALK = [m.Commit(7), PREPARE, m.Stop()]
 
 
@@ -62,7 +62,7 @@ def test_frames_are_the_same_however_the_bytes_are_split(step: int) -> None:
 
 def test_descriptors_belong_to_the_frame_that_announces_them() -> None:
     read_end, write_end = os.pipe()
-    data = encode_frame(m.Commit(1)) + encode_frame(m.ListenerSockets(["a", "b"], fds=[8, 9]))
+    data = encode_frame(m.Commit(1)) + encode_frame(m.ListenerSockets([1, 1], [0, 1], fds=[8, 9]))
     try:
         frames = FrameDecoder().feed(data, [read_end, write_end])
         assert [frame.message.fds for frame in frames] == [[], [read_end, write_end]]
@@ -97,13 +97,13 @@ def test_what_is_no_frame_of_this_protocol_is_refused(header: bytes, why: str) -
 
 def test_a_message_over_the_limit_is_not_sent() -> None:
     with pytest.raises(m.ProtocolError, match=r"Prepare of .* over the limit"):
-        encode_frame(m.Prepare(1, bytes(channel_module.MAX_PAYLOAD + 1), {}, {}))
+        encode_frame(m.Prepare(1, bytes(channel_module.MAX_PAYLOAD + 1), {}, {}, {}))
 
 
 def test_a_question_gets_its_own_answer_and_other_messages_come_as_they_are() -> None:
     async def talk() -> None:
         main, worker = ends()
-        first, second = main.channel.ask(m.Prepare(1, b"", {}, {})), main.channel.ask(m.Heartbeat())
+        first, second = main.channel.ask(m.Prepare(1, b"", {}, {}, {})), main.channel.ask(m.Heartbeat())
         await worker.until(lambda: len(worker.heard) == 2)
         (_, first_id), (_, second_id) = worker.heard
         worker.channel.send(m.HeartbeatAck(1.0, 2), second_id)
@@ -122,7 +122,7 @@ def test_sockets_pass_through_and_work_on_the_other_side() -> None:
     async def talk() -> None:
         main, worker = ends()
         listener = socket.create_server(("127.0.0.1", 0))
-        main.channel.send(m.ListenerSockets(["l"], fds=[listener.fileno()]))
+        main.channel.send(m.ListenerSockets([1], [0], fds=[listener.fileno()]))
         address = listener.getsockname()
         listener.close()
         await worker.until(lambda: bool(worker.heard))
@@ -141,15 +141,15 @@ def test_a_peer_that_reads_late_gets_everything_in_order_with_its_descriptors() 
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         main = End(ours)
-        big = m.Prepare(1, bytes(1 << 20), {}, {})
+        big = m.Prepare(1, bytes(1 << 20), {}, {}, {})
         main.channel.send(big)
         read_end, write_end = os.pipe()
-        main.channel.send(m.ListenerSockets(["r"], fds=[read_end]))
+        main.channel.send(m.ListenerSockets([1], [0], fds=[read_end]))
         main.channel.send(m.Commit(1))
         os.close(read_end)
         worker = End(theirs)
         await worker.until(lambda: len(worker.heard) == 3)
-        assert [message for message, _ in worker.heard] == [big, m.ListenerSockets(["r"]), m.Commit(1)]
+        assert [message for message, _ in worker.heard] == [big, m.ListenerSockets([1], [0]), m.Commit(1)]
         os.write(write_end, b"x")
         assert os.read(worker.heard[1][0].fds[0], 1) == b"x"
         os.close(write_end)
@@ -194,7 +194,7 @@ def test_a_peer_that_never_reads_is_given_up() -> None:
         ours, theirs = socket.socketpair()
         main = End(ours, max_queued=1 << 20)
         for _ in range(3):
-            main.channel.send(m.Prepare(1, bytes(1 << 20), {}, {}))
+            main.channel.send(m.Prepare(1, bytes(1 << 20), {}, {}, {}))
         assert main.closed == ["the peer does not read its control pipe"]
         theirs.close()
 

@@ -17,6 +17,8 @@ SAMPLES: dict[Any, Any] = {
     str: "text",
     bytes: b"\x00\xff{",
     list[str]: ["a", "b"],
+    list[int]: [1, 2],
+    dict[str, list[int]]: {"a": [1, 2]},
     dict[str, str]: {"a": "b"},
     dict[str, int]: {"a": 1},
     m.Hosts: [("127.0.0.1", 80, 0), ("::1", 81, 1)],
@@ -40,7 +42,7 @@ def test_every_message_survives_the_wire(cls: type[m.Message]) -> None:
 
 
 def test_every_message_is_said_by_one_side() -> None:
-    assert {m.sender_of(cls) for cls in m.MESSAGES.values()} == {m.MAIN, m.WORKER}
+    assert {m.sender_of(cls) for cls in m.MESSAGES.values()} == {m.MAIN, m.WORKER, m.OLD_MAIN, m.NEW_MAIN}
     assert len({cls.type_number for cls in m.MESSAGES.values()}) == len(m.MESSAGES)
 
 

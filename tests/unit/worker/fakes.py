@@ -155,6 +155,11 @@ class FakeSocket:
     def getsockname(self) -> Any:
         return self.local
 
+    def getpeername(self) -> Any:
+        if isinstance(self.peer.send_error, OSError):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return "192.0.2.7", 5000
+
     def connect_ex(self, address: Any) -> int:
         self.connected_to = address
         return self.network.connect(self)
@@ -343,6 +348,7 @@ class FakeListeningSocket(FakeSocket):
     def __init__(self, network: Network, family: int = socket.AF_INET, local: Any = ("10.0.0.1", 80)) -> None:
         super().__init__(network, family, local)
         self.backlog: deque[tuple[FakeSocket, Any] | OSError] = deque()
+        self.exhausted = False  # there are no descriptors: the kernel asks for one before it looks into the queue
 
     def arrive(self, address: Any = ("192.0.2.7", 5000)) -> Peer:
         """A client connects; accepted when the loop runs."""
@@ -356,6 +362,8 @@ class FakeListeningSocket(FakeSocket):
 
     def accept(self) -> tuple[Any, Any]:
         self._check_open()
+        if self.exhausted:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if not self.backlog:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         head = self.backlog.popleft()

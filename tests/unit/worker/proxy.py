@@ -73,13 +73,15 @@ class Surroundings:
         self.loop = FakeLoop()
         self.network = Network(self.loop)
         self.dispatcher = Dispatcher(cast(Any, self.loop), self.loop.time, self.network.new_socket)
+        self.board_memory = mmap.mmap(-1, board_bytes(2))
         self.context = WorkerContext(
             worker_id=0,
             concurrency=1,
             loop=cast(Any, self.loop),
             options=WorkerOptions(600, "gradual", 10_000),
             stats=StatsWriter(mmap.mmap(-1, 1 << 20)),
-            board=LimitsBoard(mmap.mmap(-1, board_bytes(1)), 0, 1),
+            board=LimitsBoard(self.board_memory, 0, 1),
+            board_fd=-1,
             log=logging.getLogger("workerproxy.test"),
         )
         self.cluster = self.make_cluster(cluster or {}, hosts)
@@ -142,7 +144,6 @@ class Proxy(Surroundings):
     ) -> None:
         super().__init__(cluster, hosts)
         self.log = LogKeeper()
-        self.drain = DrainState(self.loop.time, lambda: 0.5)
         self.clusters = ClusterManager()
         self.clusters.replace({"origin": self.cluster})
         self._builder = ListenerBuilder(
@@ -150,7 +151,6 @@ class Proxy(Surroundings):
             self.dispatcher,
             Registry(),
             self.clusters,
-            self.drain,
             cast(DateProvider, FixedDate()),
             RequestIds(),
             AccessLogs(self.context),
@@ -171,6 +171,7 @@ class Proxy(Surroundings):
             ListenerHttpStats(),
             "10.0.0.1",
         )
+        self.drain = self.listener.drain = DrainState(self.loop.time, lambda: 0.5)
 
     def make_config(
         self,

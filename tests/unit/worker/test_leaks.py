@@ -201,14 +201,12 @@ class Traffic(RuleBasedStateMachine):
         cluster.set_hosts([ip_host(*address) for address in addresses])
         self.hosts += [host for host in cluster.hosts if host not in self.hosts]
 
-    @rule(how=st.sampled_from(["drain", "gradual", "undrain", "stop"]))
+    @rule(how=st.sampled_from(["drain", "gradual", "undrain"]))
     def drain(self, how: str) -> None:
-        if how == "drain":
-            self.proxy.listener.drain()
-        elif how == "gradual":
-            self.proxy.drain.start(10, gradual=True)
+        if how == "undrain":
+            self.proxy.listener.end_drain()
         else:
-            self.proxy.drain.stop()
+            self.proxy.listener.start_drain(10, gradual=how == "gradual")
 
     @invariant()
     def what_is_counted_is_there(self) -> None:

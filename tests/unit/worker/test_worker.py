@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 import pytest
 from envoy.config.bootstrap.v3 import bootstrap_pb2
+from setproctitle import getproctitle
 
 from workerproxy.control import messages as m
 from workerproxy.control.board import board_bytes
 from workerproxy.control.channel import Channel
-from workerproxy.worker.context import Refused, WorkerContext
+from workerproxy.control.listen_filter import SETTLE_S
+from workerproxy.worker.context import Leftovers, Refused, WorkerContext
 from workerproxy.worker.worker import EXIT_FAILED, EXIT_OK, EXIT_PROTOCOL, Worker
 
 BIRTH = m.Birth(
     worker_id=0,
+    row=1,
+    rows=2,
     concurrency=2,
     drain_time_s=1,
     drain_strategy="gradual",
@@ -40,36 +44,61 @@ class FakeDataPlane:
         self.refuse = ""
         self.broken = False
         self.active = 0
-        self.sockets: list[socket.socket] = []
+        self.sockets: dict[tuple[int, int], socket.socket] = {}
 
-    def prepare(self, version: int, bootstrap: Any, hosts: Any, slots: Any) -> None:
+    def prepare(self, message: m.Prepare, bootstrap: Any) -> None:
         if self.refuse:
             raise Refused(self.refuse)
-        self.told.append(("prepare", version, bootstrap.node.id, hosts, slots))
+        self.told.append(("prepare", message.version, bootstrap.node.id, message.hosts, message.slots, message.binds))
 
-    def commit(self, version: int) -> None:
+    def commit(self, version: int) -> Leftovers:
         if self.broken:
             raise RuntimeError("commit is broken")
         self.told.append(("commit", version))
+        return Leftovers(3, 4)
 
     def abort(self, version: int) -> None:
         self.told.append(("abort", version))
 
-    def add_listener_socket(self, listener_name: str, sock: socket.socket) -> None:
-        self.told.append(("socket", listener_name))
-        self.sockets.append(sock)
+    def set_board_rows(self, rows: int) -> None:
+        self.told.append(("rows", rows))
+
+    def add_socket(self, bind: int, index: int, sock: socket.socket) -> None:
+        self.told.append(("socket", bind, index))
+        self.sockets[bind, index] = sock
+
+    def release_socket(self, bind: int, index: int) -> None:
+        self.told.append(("release", bind, index))
+        self.sockets.pop((bind, index)).close()
+
+    def refuse_new(self) -> None:
+        self.told.append(("refuse new",))
 
     def update_hosts(self, cluster: str, hosts: Any) -> None:
         self.told.append(("hosts", cluster, hosts))
 
-    def start_drain(self, seconds: float, gradual: bool) -> None:
-        self.told.append(("drain", seconds, gradual))
+    def balance_group(self, rows: Sequence[int], receiving: socket.socket, sending: Sequence[socket.socket]) -> None:
+        self.told.append(("balance", list(rows), len(sending)))
+        for sock in (receiving, *sending):
+            sock.close()
+
+    def take_handed_over(self) -> None: ...
+
+    def probe(self, sock: socket.socket) -> None:
+        self.told.append(("probe",))
+        sock.sendall(b"probed")
+        sock.close()
+
+    def start_drain(self, seconds: float, gradual: bool, listeners: Collection[str]) -> None:
+        self.told.append(("drain", seconds, gradual, list(listeners)))
 
     def end_drain(self) -> None:
         self.told.append(("end drain",))
 
-    def stop_accepting(self) -> None:
-        self.told.append(("stop accepting", [sock.fileno() >= 0 for sock in self.sockets]))
+    def stop_accepting(self, binds: Collection[int] | None) -> None:
+        self.told.append(("stop accepting", binds))
+        for key in [key for key in self.sockets if binds is None or key[0] in binds]:
+            self.sockets.pop(key).close()
 
     def active_connections(self) -> int:
         return self.active
@@ -133,13 +162,22 @@ class Lab:
 
     async def serving(self) -> Lab:
         await self.born()
-        await self.ask(m.Prepare(1, b"", {}, {}))
+        await self.ask(m.Prepare(1, b"", {}, {}, {}))
         await self.ask(m.Commit(1))
         self.plane.told.clear()
         return self
 
+    def send_socket(self, bind: int, index: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.main.send(m.ListenerSockets([bind], [index], fds=[listener.fileno()]))
+
     async def ask(self, message: m.Message) -> m.Message:
         return await asyncio.wait_for(self.main.ask(message), 5)
+
+    async def heard_of(self, message: m.Message) -> None:
+        async with asyncio.timeout(5):
+            while message not in self.heard:
+                await asyncio.sleep(0.01)
 
     async def end(self) -> int:
         await asyncio.wait_for(self.stopped.wait(), 5)
@@ -155,23 +193,22 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def test_a_configuration_is_prepared_and_committed_with_all_that_belongs_to_it() -> None:
     async def test() -> None:
         lab = await Lab().born()
-        assert (lab.plane.context.worker_id, lab.plane.context.board.workers) == (0, 2)
-        listener = socket.create_server(("127.0.0.1", 0))
-        lab.main.send(m.ListenerSockets(["l"], fds=[listener.fileno()]))
-        listener.close()
+        context = lab.plane.context
+        assert (context.worker_id, context.board.row, context.board.rows) == (0, 1, 2)
+        lab.send_socket(7, 1)
         config = bootstrap_pb2.Bootstrap()
         config.node.id = "x"
-        prepare = m.Prepare(1, config.SerializeToString(), {"c": [("::1", 1, 0)]}, {"c/default/requests": 3})
-        assert await lab.ask(prepare) == m.Prepared(1)
-        assert await lab.ask(m.Commit(1)) == m.Committed(1)
+        hosts, slots, binds = {"c": [("::1", 1, 0)]}, {"c/default/requests": 3}, {"l": [7]}
+        assert await lab.ask(m.Prepare(1, config.SerializeToString(), hosts, slots, binds)) == m.Prepared(1)
+        assert await lab.ask(m.Commit(1)) == m.Committed(1, 3, 4)
         assert lab.plane.told == [
-            ("socket", "l"),
-            ("prepare", 1, "x", {"c": [("::1", 1, 0)]}, {"c/default/requests": 3}),
+            ("socket", 7, 1),
+            ("prepare", 1, "x", hosts, slots, binds),
             ("commit", 1),
         ]
         lab.main.send(m.Stop())
         assert await lab.end() == EXIT_OK
-        lab.plane.sockets[0].close()
+        lab.plane.sockets[7, 1].close()
 
     run(test)
 
@@ -180,8 +217,8 @@ def test_a_refused_configuration_is_answered_with_the_reason_and_nothing_else_ha
     async def test() -> None:
         lab = await Lab().serving()
         lab.plane.refuse = "cluster c: no such thing"
-        assert await lab.ask(m.Prepare(2, b"", {}, {})) == m.Refused(2, "cluster c: no such thing")
-        assert isinstance(await lab.ask(m.Prepare(3, b"\xff\xff", {}, {})), m.Refused)
+        assert await lab.ask(m.Prepare(2, b"", {}, {}, {})) == m.Refused(2, "cluster c: no such thing")
+        assert isinstance(await lab.ask(m.Prepare(3, b"\xff\xff", {}, {}, {})), m.Refused)
         await lab.ask(m.Abort(2))
         assert lab.plane.told == [("abort", 2)]
         lab.main.send(m.Stop())
@@ -190,44 +227,114 @@ def test_a_refused_configuration_is_answered_with_the_reason_and_nothing_else_ha
     run(test)
 
 
-def test_the_listening_sockets_are_closed_after_what_was_queued_is_accepted() -> None:
-    async def test() -> None:
-        lab = await Lab().born()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            lab.main.send(m.ListenerSockets(["l"], fds=[listener.fileno()]))
-        await lab.ask(m.Prepare(1, b"", {}, {}))
-        await lab.ask(m.Commit(1))
-        lab.plane.active = 2
-        await lab.ask(m.StopAccepting())
-        assert ("stop accepting", [True]) in lab.plane.told
-        assert lab.plane.sockets[0].fileno() < 0
-        lab.plane.active = 0
-        async with asyncio.timeout(5):
-            while m.Draining(0) not in lab.heard:
-                await asyncio.sleep(0.01)
-        assert lab.heard == [m.Draining(2), m.Draining(0)]
-        lab.main.send(m.Stop())
-        assert await lab.end() == EXIT_OK
-        assert lab.plane.told[-2:] == [("close all",), ("flush",)]
-
-    run(test)
-
-
-def test_idle_connections_are_left_alone_at_first_and_a_drain_can_be_taken_back() -> None:
+def test_sockets_come_and_go_while_it_serves() -> None:
     async def test() -> None:
         lab = await Lab().serving()
-        await lab.ask(m.Drain(600.0, False))
-        assert lab.plane.told == [("drain", 0.0, True)]
-        await lab.ask(m.EndDrain())
-        await lab.ask(m.Drain(600.0, True))
-        assert lab.plane.told[1:] == [("end drain",), ("drain", 600.0, True)]
+        for index in range(3):
+            lab.send_socket(7, index)
+        lab.send_socket(8, 0)
+        assert await lab.ask(m.ReleaseSockets([7, 7], [0, 2])) == m.Done()
+        assert list(lab.plane.sockets) == [(7, 1), (8, 0)]
+        assert await lab.ask(m.StopAccepting([7])) == m.Done()
+        assert list(lab.plane.sockets) == [(8, 0)]
+        assert lab.plane.told[-1] == ("stop accepting", [7])
+        assert repr(lab.worker) == "<Worker serving>"
+        await lab.ask(m.StopAccepting([8]))
         lab.main.send(m.Stop())
         assert await lab.end() == EXIT_OK
 
     run(test)
 
 
-@pytest.mark.parametrize("message", [m.Commit(1), m.Drain(1.0, False), m.FlushStats()])
+def test_a_worker_that_is_to_leave_tells_what_is_left_until_nothing_is() -> None:
+    async def test() -> None:
+        lab = await Lab().serving()
+        lab.plane.active = 14
+        assert await lab.ask(m.Retire()) == m.Done()
+        assert repr(lab.worker) == "<Worker draining>"
+        assert getproctitle() == "workerproxy: worker 0 (draining, 14 connections)"
+        await lab.ask(m.Retire())
+        lab.plane.active = 0
+        await lab.heard_of(m.Draining(0))
+        assert lab.heard == [m.Draining(14), m.Draining(0)]
+        lab.main.send(m.Stop())
+        assert await lab.end() == EXIT_OK
+        assert lab.plane.told == [("close all",), ("flush",)]
+
+    run(test)
+
+
+def test_a_worker_without_connections_says_so_when_it_is_told_to_leave() -> None:
+    async def test() -> None:
+        lab = await Lab().serving()
+        await lab.ask(m.Retire())
+        await lab.heard_of(m.Draining(0))
+        assert not lab.stopped.is_set()
+        lab.main.send(m.Stop())
+        assert await lab.end() == EXIT_OK
+        assert lab.heard == [m.Draining(0)]
+
+    run(test)
+
+
+def test_a_worker_that_is_to_leave_still_obeys_and_takes_no_new_socket() -> None:
+    async def test() -> None:
+        lab = await Lab().serving()
+        lab.send_socket(7, 0)
+        await lab.ask(m.Retire())
+        lab.send_socket(8, 0)
+        await lab.ask(m.Prepare(2, b"", {}, {}, {}))
+        await lab.ask(m.Abort(2))
+        await lab.ask(m.Prepare(3, b"", {}, {}, {}))
+        assert isinstance(await lab.ask(m.Commit(3)), m.Committed)
+        await lab.ask(m.BoardRows(5))
+        await lab.ask(m.Drain(1.0, False, []))
+        await lab.ask(m.EndDrain())
+        await lab.ask(m.ReleaseSockets([7], [0]))
+        await lab.ask(m.StopAccepting([8]))
+        assert [call[0] for call in lab.plane.told] == [
+            *("socket", "prepare", "abort", "prepare", "commit", "rows", "drain", "end drain", "release"),
+            "stop accepting",
+        ]
+        lab.main.send(m.Stop())
+        assert await lab.end() == EXIT_OK
+
+    run(test)
+
+
+def test_a_probe_is_handed_on_in_every_state() -> None:
+    async def test() -> None:
+        lab = await Lab().born()
+        for change in (None, m.Commit(1), m.Retire()):
+            if isinstance(change, m.Commit):
+                await lab.ask(m.Prepare(1, b"", {}, {}, {}))
+            if change is not None:
+                await lab.ask(change)
+            ours, theirs = socket.socketpair()
+            lab.main.send(m.Probe(fds=[theirs.fileno()]))
+            theirs.close()
+            await lab.ask(m.Heartbeat())
+            assert ours.recv(9) == b"probed"
+            ours.close()
+        lab.main.send(m.Stop())
+        assert await lab.end() == EXIT_OK
+
+    run(test)
+
+
+def test_a_drain_is_handed_on_and_can_be_taken_back() -> None:
+    async def test() -> None:
+        lab = await Lab().serving()
+        await lab.ask(m.Drain(600.0, True, ["a"]))
+        await lab.ask(m.EndDrain())
+        assert lab.plane.told == [("drain", 600.0, True, ["a"]), ("end drain",)]
+        lab.main.send(m.Stop())
+        assert await lab.end() == EXIT_OK
+
+    run(test)
+
+
+@pytest.mark.parametrize("message", [m.Commit(1), m.Drain(1.0, False, []), m.FlushStats()])
 def test_a_message_out_of_place_ends_the_worker(message: m.Message) -> None:
     async def test() -> None:
         lab = Lab()
@@ -254,11 +361,24 @@ def test_without_the_main_process_it_finishes_what_it_has_and_leaves() -> None:
         lab.plane.active = 1
         lab.main.close()
         async with asyncio.timeout(5):
-            while ("drain", 0.0, True) not in lab.plane.told:
+            while ("stop accepting", None) not in lab.plane.told:
                 await asyncio.sleep(0.01)
+        assert lab.plane.told == [("drain", 1.0, False, []), ("refuse new",), ("stop accepting", None)]
         assert not lab.stopped.is_set()
         lab.plane.active = 0
         assert await lab.end() == EXIT_OK
+
+    run(test)
+
+
+def test_without_the_main_process_handshakes_that_were_under_way_come_to_their_end_first() -> None:
+    async def test() -> None:
+        lab = await Lab().serving()
+        began = asyncio.get_running_loop().time()
+        lab.main.close()
+        assert await lab.end() == EXIT_OK
+        assert asyncio.get_running_loop().time() - began >= SETTLE_S - 0.01
+        assert ("stop accepting", None) in lab.plane.told
 
     run(test)
 

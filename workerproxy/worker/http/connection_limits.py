@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workerproxy.config.runtime import Runtime
     from workerproxy.control.board import LimitCell
     from workerproxy.worker.http.stats import ListenerStats
+    from workerproxy.worker.network.connection_balancer import Share
 
 
 class LimitSetting(NamedTuple):
@@ -61,23 +62,37 @@ class ConnectionLimit:
 
 
 class ConnectionLimits:
-    """The limits that hold for one listener; one of them at least is there."""
+    """The limits that hold for one listener, and its share in ``exact_balance``; one of them at least is there."""
 
-    __slots__ = ("_of_all", "_of_listener")
+    __slots__ = ("_of_all", "_of_listener", "_share")
 
-    def __init__(self, of_listener: ConnectionLimit | None, of_all: ConnectionLimit | None) -> None:
+    def __init__(
+        self, of_listener: ConnectionLimit | None, of_all: ConnectionLimit | None, share: Share | None = None
+    ) -> None:
         self._of_listener = of_listener
         self._of_all = of_all
+        self._share = share  # has counted a connection before it is opened
+
+    @classmethod
+    def of(
+        cls, of_listener: ConnectionLimit | None, of_all: ConnectionLimit | None, share: Share | None
+    ) -> ConnectionLimits | None:
+        """None when there is nothing to count."""
+        if of_listener is None and of_all is None and share is None:
+            return None
+        return cls(of_listener, of_all, share)
 
     def refuses(self, stats: ListenerStats) -> bool:
         """Whether there is no room for one more; counts it if so."""
         if self._of_all is not None and self._of_all.reached():
             stats.downstream_global_cx_overflow += 1
-            return True
-        if self._of_listener is not None and self._of_listener.reached():
+        elif self._of_listener is not None and self._of_listener.reached():
             stats.downstream_cx_overflow += 1
-            return True
-        return False
+        else:
+            return False
+        if self._share is not None:
+            self._share.closed()
+        return True
 
     def opened(self) -> None:
         for limit in (self._of_listener, self._of_all):
@@ -85,6 +100,6 @@ class ConnectionLimits:
                 limit.opened()
 
     def closed(self) -> None:
-        for limit in (self._of_listener, self._of_all):
+        for limit in (self._of_listener, self._of_all, self._share):
             if limit is not None:
                 limit.closed()

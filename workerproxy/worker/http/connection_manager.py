@@ -252,6 +252,8 @@ class ConnectionManager:
         """How long the connection may still be idle, in seconds; closes it and gives 0 when that is over."""
         if self.stream is not None or self.codec.messages:
             return self.config.connection_idle_timeout_s
+        if not self.config.connection_idle_timeout_s:  # it was there when the connection began, and no longer is
+            return 0.0
         left = self.idle_since + self.config.connection_idle_timeout_s - self.dispatcher.clock()
         if left > 0.001:
             return left
@@ -264,9 +266,14 @@ class ConnectionManager:
         self.stats.downstream_cx_max_duration_reached += 1
         self.start_drain()
 
+    @property
+    def is_idle(self) -> bool:
+        """Neither a request nor a part of one is here."""
+        return self.stream is None and not self.codec.messages
+
     def drain(self) -> None:
         """Close now when idle; else the next response says so."""
-        if self.stream is None and not self.codec.messages:
+        if self.is_idle and not self.connection.has_unread():
             self._close_gracefully()
         else:
             self.start_drain()

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from workerproxy.worker.access_logs import AccessLogs
     from workerproxy.worker.context import WorkerContext
     from workerproxy.worker.http.date import DateProvider
-    from workerproxy.worker.http.drain import DrainState
     from workerproxy.worker.http.request_id import RequestIds
     from workerproxy.worker.network.dispatcher import Dispatcher, TimerQueue
     from workerproxy.worker.upstream.cluster_manager import ClusterManager
@@ -77,7 +76,6 @@ class ListenerBuilder:
         dispatcher: Dispatcher,
         registry: Registry,
         clusters: ClusterManager,
-        drain: DrainState,
         date: DateProvider,
         request_ids: RequestIds,
         access_logs: AccessLogs,
@@ -86,7 +84,6 @@ class ListenerBuilder:
         self._dispatcher = dispatcher
         self._registry = registry
         self._clusters = clusters
-        self._drain = drain
         self._date = date
         self._request_ids = request_ids
         self._access_logs = access_logs
@@ -139,7 +136,6 @@ class ListenerBuilder:
                 headers_with_underscores_action=common.headers_with_underscores_action,
             ),
             date=self._date,
-            drain=self._drain,
             encode_head=encoder.response_head_proper_case if proper_case else encoder.response_head,
             drain_timeout_s=_duration(hcm, "drain_timeout", DEFAULT_DRAIN_TIMEOUT_S),
             keep_after_bad_request=(

@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+
+from workerproxy.worker.router.route_table import RouteTable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -17,12 +21,10 @@ if TYPE_CHECKING:
     from workerproxy.worker.http.codec.settings import CodecSettings
     from workerproxy.worker.http.connection_manager import ConnectionManager
     from workerproxy.worker.http.date import DateProvider
-    from workerproxy.worker.http.drain import DrainState
     from workerproxy.worker.http.header_rules import HeaderRules
     from workerproxy.worker.http.stats import ConnectionManagerStats
     from workerproxy.worker.network.connection import Connection
     from workerproxy.worker.network.dispatcher import TimerQueue
-    from workerproxy.worker.router.route_table import RouteTable
     from workerproxy.worker.router.router import RouterConfig
 
 DEFAULT_STREAM_IDLE_TIMEOUT_S: Final = 300.0
@@ -31,6 +33,7 @@ DEFAULT_DELAYED_CLOSE_S: Final = 1.0
 DEFAULT_DRAIN_TIMEOUT_S: Final = 5.0
 DEFAULT_BUFFER_LIMIT: Final = 1 << 20  # bytes
 NO_BUFFER_LIMIT: Final = 1 << 62  # for a configured limit of 0 (Envoy: no watermarks)
+NO_ROUTES: Final = RouteTable(RouteConfiguration())  # in place of a table that no stream will look at any more
 
 
 @dataclass(slots=True)
@@ -46,7 +49,6 @@ class ConnectionManagerConfig:
     access_logs: tuple[AccessLogger, ...]
     codec: CodecSettings
     date: DateProvider
-    drain: DrainState
     encode_head: Callable[[ResponseHeaders], bytes]
     encode_head_10: Callable[[ResponseHeaders], bytes]
     chunked_field: bytes

@@ -318,6 +318,7 @@ class ActiveStream(StreamInfo):
             return
         config = self.config
         manager = self.manager
+        listener = manager.listener
         rules = config.rules
         status = headers.status
         self.response_started = True
@@ -343,14 +344,14 @@ class ActiveStream(StreamInfo):
         if not self.request_complete_time:
             manager.stats.downstream_rq_response_before_rq_complete += 1
             manager.close_after_response = True
-        elif manager.draining or (config.drain.active and config.drain.close_now()):
+        elif manager.draining or (listener.drain.active and listener.drain.close_now()):
             manager.stats.downstream_cx_drain_close += 1
             manager.close_after_response = True
         if manager.close_after_response:
             headers[b"connection"] = b"close"
         elif self.protocol == "HTTP/1.0":
             headers[b"connection"] = b"keep-alive"
-        statuses = manager.listener.statuses
+        statuses = listener.statuses
         statuses[status] = statuses.get(status, 0) + 1
         head = config.encode_head_10(headers) if self.protocol == "HTTP/1.0" else config.encode_head(headers)
         if framing is not None:
@@ -536,10 +537,15 @@ class ActiveStream(StreamInfo):
 
     # the end
 
+    @property
+    def may_route_again(self) -> bool:
+        """Whether ``clear_route_cache`` may still be called and mean something."""
+        return self.chain is not None and not self.response_started
+
     def clear_route_cache(self) -> None:
-        """A filter changed what routes are matched by: choose again."""
+        """A filter changed what routes are matched by: choose again. Nothing happens once the response has begun."""
         headers = self.request_headers
-        if headers is not None:
+        if headers is not None and not self.response_started:
             self.route = self.config.routes.route(headers, self)
             self.route_name = self.route.name if self.route is not None else ""
 

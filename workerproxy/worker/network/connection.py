@@ -144,6 +144,15 @@ class Connection:
             if self.peer_failed:
                 self._loop.call_soon(self._read_to_error)
 
+    def has_unread(self) -> bool:
+        """Whether bytes have come that the loop has not told of yet. Asked before an idle connection is closed."""
+        if self.state != OPEN:
+            return False
+        try:
+            return bool(self._recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
     def _on_readable(self) -> None:
         try:
             data = self._recv(READ_SIZE)

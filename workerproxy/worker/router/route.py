@@ -8,7 +8,7 @@ attributes as defaults, so that the filter needs no type tests. Envoy's names: `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from workerproxy.worker.router.rewrite import set_authority
 
@@ -26,10 +26,17 @@ PRIORITY_DEFAULT: Final = 0
 PRIORITY_HIGH: Final = 1
 
 
+RouteKey: TypeAlias = tuple[str, str | bytes]  # virtual host; name, or match as serialized protobuf
+
+
 class Route:
     """What the router filter reads. Everything is fixed when the configuration is built."""
 
     name: str = ""  # %ROUTE_NAME%
+    # What it is recognized by in another version of the configuration: by its name, if it has one, and by its match.
+    # It is gone when none of them is in the new table. Empty for what no configuration names.
+    keys: tuple[RouteKey, ...] = ()
+    label: str = ""  # what the log calls it: its name, or its match
     action_kind: int = ROUTE
     virtual_host_name: str = ""
     stat_prefix: str = ""  # vhost.<virtual host>.route.<stat_prefix>.

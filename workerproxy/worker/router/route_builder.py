@@ -14,7 +14,7 @@ from workerproxy.http.substitution_format import struct_value
 from workerproxy.worker.router.direct_response import DEFAULT_MAX_BODY_BYTES, direct_response, redirect
 from workerproxy.worker.router.errors import RouteConfigError, at
 from workerproxy.worker.router.header_mutation import Level, Mutation, compile_mutations, in_order
-from workerproxy.worker.router.route import DIRECT_RESPONSE, REDIRECT, Route
+from workerproxy.worker.router.route import DIRECT_RESPONSE, REDIRECT, Route, RouteKey
 from workerproxy.worker.router.route_action import (
     Choose,
     Finalize,
@@ -28,7 +28,7 @@ from workerproxy.worker.router.route_action import (
 
 if TYPE_CHECKING:
     from envoy.config.route.v3.route_components_pb2 import Route as RouteConfig
-    from envoy.config.route.v3.route_components_pb2 import RouteAction, VirtualHost, WeightedCluster
+    from envoy.config.route.v3.route_components_pb2 import RouteAction, RouteMatch, VirtualHost, WeightedCluster
     from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
     from workerproxy.http.headers import ResponseHeaders
@@ -83,12 +83,23 @@ class RouteBuilder:
     def _new(self, config: RouteConfig, path: str) -> Route:
         route = Route()
         route.name = config.name
+        route.keys = self._keys(config)
+        route.label = config.name or _match_text(config.match)
         route.virtual_host_name = self._virtual_host.name
         route.stat_prefix = config.stat_prefix
         if config.metadata.filter_metadata:
             route.metadata = {name: struct_value(value) for name, value in config.metadata.filter_metadata.items()}
         route.finalize_response_headers = _response(self._mutation(config, path, "response"))
         return route
+
+    def _keys(self, config: RouteConfig) -> tuple[RouteKey, ...]:
+        """See ``Route.keys``. How much of the traffic it gets does not make a route another one."""
+        match = type(config.match)()
+        match.CopyFrom(config.match)
+        match.ClearField("runtime_fraction")
+        host = self._virtual_host.name
+        by_match = (host, match.SerializeToString(deterministic=True))
+        return ((host, config.name), by_match) if config.name else (by_match,)
 
     def _mutation(self, config: RouteConfig, path: str, prefix: str) -> Mutation | None:
         """The mutations of route, virtual host and table, from most to least specific, or the other way round."""
@@ -166,6 +177,14 @@ def _level(
 ) -> Level:
     to_add = getattr(config, f"{prefix}_headers_to_add")
     return Level(to_add, getattr(config, f"{prefix}_headers_to_remove"), path, prefix)
+
+
+def _match_text(match: RouteMatch) -> str:
+    kind = match.WhichOneof("path_specifier")
+    if kind is None:
+        return ""
+    value = getattr(match, kind)
+    return f"{kind} {value if isinstance(value, str) else value.regex}"
 
 
 def _joined(prefix: str) -> frozenset[bytes]:

@@ -45,6 +45,7 @@ class RouteTable:
     """``route(headers, info)`` gives the ``Route`` of a request, or None. Raises ``RouteConfigError`` when built.
 
     ``only_route`` is the route of every request whose path begins with ``/``, when nothing else decides; else None.
+    ``keys`` are those of all its routes (``Route.keys``).
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class RouteTable:
         "_prefixes",
         "_random_value",
         "_suffixes",
+        "keys",
         "name",
         "only_route",
         "route",
@@ -77,6 +79,9 @@ class RouteTable:
             VirtualHostRoutes(virtual_host, scope, at("virtual_hosts", index))
             for index, virtual_host in enumerate(config.virtual_hosts)
         )
+        self.keys = frozenset(
+            key for virtual_host in self.virtual_hosts for route in virtual_host.routes for key in route.keys
+        )
         self._exact: dict[bytes, VirtualHostRoutes] = {}
         self._default: VirtualHostRoutes | None = None
         suffixes: dict[int, dict[bytes, VirtualHostRoutes]] = {}
@@ -91,6 +96,10 @@ class RouteTable:
         self._prefixes = _longest_first(prefixes)
         self._random_value = settings.random_value
         self._choose_way()
+
+    def has(self, route: Route) -> bool:
+        """Whether a route, of an earlier table perhaps, is in this one too, changed or not."""
+        return not route.keys or not self.keys.isdisjoint(route.keys)
 
     def _add(
         self,

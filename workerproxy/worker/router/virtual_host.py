@@ -62,6 +62,11 @@ class VirtualHostRoutes:
         )
 
     @property
+    def routes(self) -> tuple[Route, ...]:
+        """All of them, in order."""
+        return tuple(route for entry in self._entries for route in entry.routes)
+
+    @property
     def only_route(self) -> Route | None:
         """The route of every request whose path begins with ``/``; None when it depends on the request."""
         first = self._entries[0] if self._entries else None

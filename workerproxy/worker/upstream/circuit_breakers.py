@@ -26,14 +26,19 @@ class Limit:
     acquire: Callable[[], None]
     release: Callable[[], None]
 
-    def __init__(self, cell: LimitCell, maximum: int, workers: int) -> None:
+    def __init__(self, cell: LimitCell, maximum: int, rows: int) -> None:
+        """``rows`` of the board are summed up."""
         self._cell = cell
         self.acquire = cell.increment
         self.release = cell.decrement
         self.maximum = maximum
+        self.set_rows(rows)
+
+    def set_rows(self, rows: int) -> None:
+        """So many rows are summed up from now on."""
         # Far from the limit the other workers' cells are not read: with fewer than this many in use here, what all
         # workers can overshoot by is an eighth of the limit.
-        self._near = maximum if workers == 1 else maximum // (8 * workers)
+        self._near = self.maximum if rows == 1 else self.maximum // (8 * rows)
 
     @property
     def value(self) -> int:
@@ -57,3 +62,8 @@ class CircuitBreakers:
         self.pending = pending
         self.requests = requests
         self.retries = retries
+
+    def set_rows(self, rows: int) -> None:
+        """So many rows of the board are summed up from now on."""
+        for limit in (self.connections, self.pending, self.requests, self.retries):
+            limit.set_rows(rows)

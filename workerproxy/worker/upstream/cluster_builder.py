@@ -84,7 +84,7 @@ class ClusterBuilder:
         def limit(kind: str, field: str, default: int) -> Limit:
             maximum = getattr(chosen, field).value if chosen is not None and chosen.HasField(field) else default
             cell = board.cell(slots[f"{config.name}/default/{kind}"])
-            return Limit(cell, maximum, board.workers)
+            return Limit(cell, maximum, board.rows)
 
         return CircuitBreakers(
             limit("connections", "max_connections", DEFAULT_LIMIT),

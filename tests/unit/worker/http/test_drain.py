@@ -59,7 +59,9 @@ def test_a_listener_that_is_drained_closes_idle_connections_and_lets_busy_ones_f
     busy, idle, begun = proxy.client(), proxy.client(("192.0.2.8", 1)), proxy.client(("192.0.2.9", 1))
     busy.send(GET)
     begun.send(GET[:5])
-    proxy.listener.drain()
+    proxy.listener.start_drain(600, gradual=False)
+    assert not idle.got_fin
+    proxy.loop.advance(1)
     assert idle.got_fin
     assert not busy.got_fin
     assert not begun.got_fin
@@ -73,3 +75,68 @@ def test_a_listener_that_is_drained_closes_idle_connections_and_lets_busy_ones_f
         client.fin()
     proxy.origin().fin()
     proxy.assert_nothing_left()
+
+
+def test_a_connection_that_has_just_come_is_left_alone_for_a_second() -> None:
+    proxy = Proxy()
+    proxy.listener.start_drain(600, gradual=False)
+    proxy.loop.advance(0.5)
+    late = proxy.client()
+    proxy.loop.advance(0.9)
+    assert not late.got_fin
+    proxy.loop.advance(0.6)
+    assert late.got_fin
+
+
+def test_a_request_that_has_come_unread_is_answered_before_an_idle_connection_closes() -> None:
+    proxy = Proxy()
+    client = proxy.client()
+    proxy.listener.start_drain(600, gradual=False)
+    client.queue(GET)  # and the loop has not told of it
+    proxy.manager.drain()
+    assert not client.got_fin
+    proxy.origin().send(OK)
+    assert head_and_body(client.take())[1][b"connection"] == b"close"
+    assert client.got_fin
+
+
+def test_a_gradual_drain_leaves_connections_with_a_request_alone() -> None:
+    proxy = Proxy()
+    busy, idle = proxy.client(), proxy.client(("192.0.2.8", 1))
+    busy.send(GET)
+    proxy.listener.start_drain(100, gradual=True)
+    proxy.loop.advance(100)
+    assert idle.got_fin
+    assert not busy.got_fin
+    assert not any(manager.draining for manager in proxy.listener.connections)
+
+
+def test_idle_connections_of_a_gradual_drain_are_closed_more_and_more_likely_and_all_at_its_end() -> None:
+    loop = FakeLoop()
+    chances = [0.5]
+    state = DrainState(loop.time, lambda: chances[0])
+    state.start(100, gradual=True)
+    assert state.left_s() == 100
+    assert not state.close_idle_now(1)
+    chances[0] = 0.009
+    assert state.close_idle_now(1)
+    chances[0] = 0.5
+    loop.now += 97
+    assert not state.close_idle_now(1)
+    loop.now += 2
+    assert state.close_idle_now(1)
+    loop.now += 5
+    assert state.left_s() == 0
+    assert state.close_idle_now(1)
+    state.start(100, gradual=False)
+    assert state.close_idle_now(1)
+
+
+def test_a_drain_that_is_taken_back_closes_no_idle_connection() -> None:
+    proxy = Proxy()
+    client = proxy.client()
+    proxy.listener.start_drain(600, gradual=False)
+    proxy.listener.end_drain()
+    proxy.loop.advance(60)
+    assert not client.got_fin
+    assert b"connection" not in head_and_body(proxy.exchange(client))[1]

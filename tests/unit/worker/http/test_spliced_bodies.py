@@ -58,7 +58,7 @@ class Real:
         return got + self.read(reader)
 
     def close(self) -> None:
-        self.proxy.listener.close_all()
+        self.proxy.listener.close()
         for host in self.proxy.cluster.hosts:
             host.pool.close_idle()
         for sock in self.open:

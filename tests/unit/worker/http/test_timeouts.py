@@ -294,6 +294,17 @@ def test_the_idle_time_of_a_connection_runs_from_its_last_stream() -> None:
     play.end()
 
 
+def test_an_idle_timeout_that_a_reload_switches_off_closes_nothing_any_more() -> None:
+    """A regression: the connection was closed when the old time was over."""
+    play = Play(hcm={"common_http_protocol_options": {"idle_timeout": "10s"}})
+    listener = play.proxy.listener
+    config = play.proxy.make_config({"common_http_protocol_options": {"idle_timeout": "0s"}})
+    listener.renew(config, listener.stats, listener.worker_stats, listener.http_stats)
+    play.wait(100)
+    assert not play.client.got_fin
+    play.end()
+
+
 def test_a_connection_that_is_gone_does_not_become_idle() -> None:
     """A regression after a reload that changed the idle timeout: it was counted as closed once more."""
     play = Play(hcm={"common_http_protocol_options": {"idle_timeout": "10s", "max_connection_duration": "10s"}})

@@ -60,6 +60,91 @@ def test_accepting_rests_when_it_fails_for_want_of_something(number: int, caplog
     assert bench.accepted == [0]
 
 
+def test_however_often_it_is_tried_the_log_says_when_a_rest_begins_and_how_long_it_lasted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench()
+    bench.listener.start()
+    tries = 30
+    for _ in range(tries):
+        bench.sock.fail(errno.EMFILE)
+    bench.arrive(2)
+    with caplog.at_level(logging.INFO, "workerproxy"):
+        bench.loop.advance(2.95)
+        assert [record.getMessage() for record in caplog.records] == [
+            "accepting on 10.0.0.1:80 rests: Too many open files"
+        ]
+        assert len(bench.sock.backlog) == 2  # it was tried ten times a second and no more often
+        bench.loop.advance(0.1)
+        assert bench.accepted == [0, 1]
+        bench.loop.advance(3)
+    assert [record.getMessage() for record in caplog.records[1:]] == ["accepting on 10.0.0.1:80 goes on after 3.0 s"]
+    assert len(bench.loop.waiting()) == 0
+
+
+def test_one_that_gets_in_now_and_then_does_not_end_a_rest(caplog: pytest.LogCaptureFixture) -> None:
+    """At the limit each connection that closes lets another one in."""
+    bench = Bench()
+    bench.listener.start()
+    with caplog.at_level(logging.INFO, "workerproxy"):
+        for _ in range(20):
+            bench.sock.fail(errno.EMFILE)
+            bench.arrive(1)
+            bench.loop.advance(0.5)
+        assert len(bench.accepted) == 20
+        assert len(caplog.records) == 1
+        bench.loop.advance(2)
+    assert caplog.records[1].getMessage() == "accepting on 10.0.0.1:80 goes on after 9.6 s"
+
+
+def test_a_rest_is_over_only_when_there_are_descriptors_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody comes any more: that alone says nothing."""
+    bench = Bench()
+    bench.listener.start()
+    bench.sock.exhausted = True
+    bench.arrive(1)
+    with caplog.at_level(logging.INFO, "workerproxy"):
+        bench.loop.run()
+        bench.sock.backlog.clear()
+        bench.loop.advance(10)
+        assert len(caplog.records) == 1
+        bench.sock.exhausted = False
+        bench.loop.advance(2)
+    assert caplog.records[1].getMessage().startswith("accepting on 10.0.0.1:80 goes on after ")
+
+
+def test_a_later_want_of_descriptors_is_told_again(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.listener.start()
+    with caplog.at_level(logging.INFO, "workerproxy"):
+        for _ in range(2):
+            bench.sock.fail(errno.EMFILE)
+            bench.loop.advance(10)
+    assert len(caplog.records) == 4
+
+
+def test_what_cannot_be_accepted_at_a_stop_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.listener.start()
+    bench.sock.fail(errno.EMFILE)
+    bench.arrive(1)
+    with caplog.at_level(logging.ERROR, "workerproxy"):
+        bench.listener.stop()
+    assert caplog.records[0].getMessage() == "what is queued on 10.0.0.1:80 is left there: accepting fails"
+    assert bench.accepted == []
+
+
+def test_a_stop_during_a_rest_tries_once_more(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.listener.start()
+    bench.sock.fail(errno.EMFILE)
+    bench.arrive(3)
+    with caplog.at_level(logging.CRITICAL):
+        bench.loop.run()
+        bench.listener.stop()
+    assert bench.accepted == [0, 1, 2]
+
+
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.ENETDOWN])
 def test_a_client_that_has_left_the_queue_stops_nobody(number: int) -> None:
     bench = Bench()

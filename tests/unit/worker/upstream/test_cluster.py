@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.worker.proxy import Surroundings
 from workerproxy.control.board import LimitsBoard, board_bytes
-from workerproxy.worker.upstream.circuit_breakers import Limit
+from workerproxy.worker.upstream.circuit_breakers import CircuitBreakers, Limit
 from workerproxy.worker.upstream.host import DEGRADED, HEALTHY, UNHEALTHY, Host, ip_host, pipe_host
 
 
@@ -112,3 +112,15 @@ def test_a_limit_is_overshot_by_an_eighth_at_most() -> None:
         while limit.available():
             limit.acquire()
     assert 800 <= sum(limit.value for limit in limits) <= 900
+
+
+def test_a_limit_looks_at_workers_that_come_later() -> None:
+    """Alone, a worker uses a limit to its end without a look at the board."""
+    memory = mmap.mmap(-1, board_bytes(2))
+    board = LimitsBoard(memory, 0, 1)
+    limits = [Limit(board.cell(slot), 4, board.rows) for slot in range(4)]
+    LimitsBoard(memory, 1, 2).cell(0).set(4)
+    assert limits[0].available()
+    board.set_rows(2)
+    CircuitBreakers(*limits).set_rows(2)
+    assert not limits[0].available()
