@@ -1,12 +1,13 @@
 #!/bin/sh
 # Install what tests and load tests use from outside PyPI: nginx (origin and peer), haproxy (peer), wrk (load), strace
-# (order of the five steps, seen from outside), taskset (pinning).
+# (order of the five steps, seen from outside), taskset (pinning), systemd (its units are checked, and run under a second
+# one in namespaces of its own; installing it starts nothing).
 #
 # As root with apt-get: installs what is missing. Otherwise says what is missing and fails.
 set -eu
 
 missing=
-for pair in nginx:nginx-light haproxy:haproxy wrk:wrk strace:strace taskset:util-linux; do
+for pair in nginx:nginx-light haproxy:haproxy wrk:wrk strace:strace taskset:util-linux systemd-analyze:systemd; do
     program=${pair%%:*}
     PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done

@@ -55,10 +55,20 @@ class Proxy:
     """Used as a context manager; leaving it ends everything it started."""
 
     def __init__(
-        self, directory: Path, *arguments: str, workers: int = 1, origin: int = 9, module: str = "workerproxy"
+        self,
+        directory: Path,
+        *arguments: str,
+        workers: int = 1,
+        origin: int = 9,
+        module: str = "workerproxy",
+        before: str = "",
     ) -> None:
-        """``module``: another main program; it gets the configuration file as its only argument."""
+        """``module``: another main program; it gets the configuration file as its only argument.
+
+        ``before``: lines that stand in the file before all others.
+        """
         self.admin = free_port()
+        self._before = before
         self.origin = origin
         self._path = directory / "proxy.yaml"
         self.port = 0
@@ -72,7 +82,7 @@ class Proxy:
 
     def configure(self, *, hello: str = "hello", port: int = 0, append: str = "") -> None:
         """Write the configuration file; a running proxy reads it at SIGHUP."""
-        text = _CONFIG.format(admin=self.admin, port=port, hello=hello, origin=self.origin) + append
+        text = self._before + _CONFIG.format(admin=self.admin, port=port, hello=hello, origin=self.origin) + append
         self._path.write_text(text)
 
     # --- asking
@@ -105,6 +115,10 @@ class Proxy:
     def worker_rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.json("/workers?format=json")["workers"]
         return rows
+
+    def serving(self) -> int:
+        """How many workers serve."""
+        return sum(row["state"] == "serving" for row in self.worker_rows())
 
     def hello(self) -> bytes:
         """The body of /hello over a new connection."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 from pathlib import Path
 
 from tests.integration.proxy import HELLO, Proxy
 from tests.integration.refusing_worker import TELLTALE
 from tests.support.client import RawClient
+from tests.support.ports import free_port
 from tests.support.processes import wait_until
 
 
@@ -38,12 +41,24 @@ def test_a_broken_file_is_refused_with_its_errors_and_nothing_changes(tmp_path: 
         assert "clusterz" in refused["details"]
 
 
-def test_a_moved_listener_is_refused_by_name(tmp_path: Path) -> None:
-    with Proxy(tmp_path) as proxy:
-        proxy.configure(hello="changed", port=proxy.port + 1)
-        proxy.process.signal(signal.SIGHUP)
-        proxy.process.wait_output("listener 'main': its address or socket options changed; restart to apply it")
-        assert proxy.hello() == b"hello"
+def test_a_moved_listener_serves_at_its_new_address_and_drains_at_the_old_one(tmp_path: Path) -> None:
+    with Proxy(tmp_path, "--drain-time-s", "30", workers=2) as proxy, RawClient(proxy.port) as kept:
+        kept.send(HELLO)
+        assert kept.read_response()
+        old, new = proxy.port, free_port()
+        proxy.configure(hello="moved", port=new)
+        answer = json.loads(proxy.post("/reload?format=json"))
+        assert answer["changes"] == [f"listener 'main' moved from 127.0.0.1:0 to 127.0.0.1:{new}"]
+        assert answer["drains"][0].startswith(f"listener 'main' on 127.0.0.1:{old} drains")
+        proxy.port = new
+        assert proxy.hello() == b"moved"
+        kept.send(HELLO)  # a connection of the old listener keeps what it had, and is closed in the drain time
+        assert kept.read_response()
+        assert kept.received.endswith(b"hello")
+        wait_until(lambda: not accepts(old), 5.0, "the old address to be free")
+        assert f"main::127.0.0.1:{new}\n" == proxy.get("/listeners")
+        (draining,) = proxy.json("/listeners?format=json")["draining_listener_statuses"]
+        assert draining["local_address"]["socket_address"]["port_value"] == old
 
 
 def test_a_successor_of_a_killed_worker_serves_the_version_that_is_active(tmp_path: Path) -> None:
@@ -106,3 +121,9 @@ def test_statistics_of_a_cluster_go_and_come_with_it(tmp_path: Path) -> None:
                 wanted = ("upstream_cx_total", "membership_total", "circuit_breakers.default.remaining_cx")
                 assert {f"cluster.extra.{name}" for name in wanted} <= names
         assert proxy.stat("cluster.extra.circuit_breakers.default.remaining_cx") == 1024
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -46,6 +46,19 @@ def http_get(port: int, path: str, timeout_s: float = 2.0) -> tuple[int, str]:
         return 0, ""
 
 
+def http_post(port: int, path: str, timeout_s: float = 10.0) -> tuple[int, str]:
+    """Status and body of an empty ``POST path`` on 127.0.0.1; status 0 when nobody answers."""
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method="POST")
+    try:
+        with urllib.request.urlopen(asked, timeout=timeout_s) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
 def _ended_with_the_tests() -> list[str]:
     """The words before a command that make the kernel end it with its parent; it keeps its process id."""
     setpriv = shutil.which("setpriv")

@@ -1,5 +1,7 @@
 """The control pipe's vocabulary: one table of everything the main process and a worker say to each other.
 
+And what two main processes say when one program hands over to the next, over the same kind of pipe.
+
 A message is a small frozen dataclass. On the wire it is JSON of its fields; one field of type ``bytes`` may follow the
 JSON as it is (the configuration: protobuf), and descriptors travel beside it (``fds``, with SCM_RIGHTS). Nothing is
 pickled, every field is checked against its annotation when it arrives. To add a message is to add a class and a row.
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, get_args, get_origin, get_type_hints
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 # (IP address, port, which endpoint of the cluster's load_assignment it is an address of, counted over all localities),
 # in the order in which they are to be used.
@@ -39,9 +41,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Birth(Message):
-    """All that a worker inherits, and the first message it reads. ``fds``: its statistics segment, the limits board."""
+    """All that a worker inherits, and the first message it reads.
+
+    ``fds``: its statistics segment, the limits board, a file for its stack when it is asked for it or crashes.
+
+    ``row``: its row of the board, which no other living process has; ``rows``: how many rows are summed up.
+    """
 
     worker_id: int
+    row: int
+    rows: int
     concurrency: int
     drain_time_s: int
     drain_strategy: str  # "gradual" or "immediate"
@@ -55,9 +64,22 @@ class Birth(Message):
 
 @dataclass(frozen=True, slots=True)
 class ListenerSockets(Message):
-    """Listening sockets, one in ``fds`` for each name. A name may come more than once (several addresses)."""
+    """Listening sockets to read, one in ``fds`` for each pair of ``binds`` and ``indexes``.
 
-    names: list[str]
+    A *bind* is one bound address, its number never used again; its sockets (SO_REUSEPORT) have indexes from 0. Which
+    listener a bind belongs to is said by ``Prepare``. A worker may read several sockets of one bind.
+    """
+
+    binds: list[int]
+    indexes: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSockets(Message):
+    """Read these sockets no more and close the copies. What is queued on them stays: another worker reads them now."""
+
+    binds: list[int]
+    indexes: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +92,15 @@ class Prepare(Message):
     # "<cluster>/<default|high>/<connections|pending|requests|retries>", "<listener>/listener", "/listener" (of all)
     # -> slot of the board
     slots: dict[str, int]
+    binds: dict[str, list[int]]  # listener -> the binds it is served on
 
 
 @dataclass(frozen=True, slots=True)
 class Commit(Message):
-    """Serve the prepared configuration from now on."""
+    """Serve the prepared configuration from now on. What is gone from it drains, for the drain time at most.
+
+    The sockets of binds that no listener has any more are read until ``StopAccepting`` names them.
+    """
 
     version: int
 
@@ -96,10 +122,14 @@ class HostsUpdate(Message):
 
 @dataclass(frozen=True, slots=True)
 class Drain(Message):
-    """Tell clients to close: ``Connection: close`` on responses, with growing probability when ``gradual``."""
+    """Tell clients to close: ``Connection: close`` on responses, with growing probability when ``gradual``.
+
+    ``listeners``: the names of those that are meant; empty: all.
+    """
 
     seconds: float
     gradual: bool
+    listeners: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +139,40 @@ class EndDrain(Message):
 
 @dataclass(frozen=True, slots=True)
 class StopAccepting(Message):
-    """Accept what is queued on the listening sockets, then no more. Connections go on.
+    """Accept what is queued on the sockets of these binds, then close the copies. Connections go on."""
 
-    From now on the worker says ``Draining`` whenever the number of connections changes.
+    binds: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Retire(Message):
+    """This worker is to leave: from now on it says ``Draining`` whenever the number of its connections changes.
+
+    It has been told to drain and reads no listening socket any more.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class BoardRows(Message):
+    """So many rows of the board are summed up from now on."""
+
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceGroup(Message):
+    """The workers that connections of ``exact_balance`` listeners are handed among, by their rows of the board.
+
+    ``fds``: the receiving end of this worker, then the sending end of each of ``rows`` (this worker's own included).
+    The whole group each time: who is no longer in it is handed nothing more.
+    """
+
+    rows: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Message):
+    """Serve one connection, the socket in ``fds``, through the whole data path without an origin: 200 to any GET."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +226,11 @@ class Refused(Message):
 
 @dataclass(frozen=True, slots=True)
 class Committed(Message):
+    """``connections`` of removed listeners and ``streams`` on removed routes and clusters drain in this worker."""
+
     version: int
+    connections: int
+    streams: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +240,7 @@ class Done(Message):
 
 @dataclass(frozen=True, slots=True)
 class Draining(Message):
-    """How many downstream connections are left, after StopAccepting. 0 comes once."""
+    """How many downstream connections are left, after Retire. 0 comes once."""
 
     active: int
 
@@ -201,9 +265,112 @@ class ClusterReport(Message):
     clusters: list[dict[str, Any]]
 
 
+# --- between two main processes, when one program hands over to the next
+
+
+@dataclass(frozen=True, slots=True)
+class AskHandOver(Message):
+    """The new one asks for everything. ``version``: of this vocabulary, ``control.hot_restart.HOT_RESTART_VERSION``."""
+
+    version: str
+    stats: bool  # whether statistics are wanted
+
+
+@dataclass(frozen=True, slots=True)
+class OldSockets(Message):
+    """The listening sockets of one bind, in their order, in ``fds``. ``pipe``: a file that belongs to it, or empty."""
+
+    listener: str
+    shared: bool
+    pipe: str
+
+
+@dataclass(frozen=True, slots=True)
+class OldAdmin(Message):
+    """The admin listener's socket in ``fds``. ``configured``: its ``core.v3.Address``, serialized."""
+
+    pipe: str
+    configured: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OldWorker(Message):
+    """A worker that runs, with its row of the board; ``fds``: its statistics segment."""
+
+    row: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver(Message):
+    """All of it was said. ``fds``: the limits board. ``slots``: of the board; ``stats``: JSON, what else was counted.
+
+    ``epoch`` counts programs from 0; ``started_at`` of the first one, seconds of the system's monotonic clock.
+    """
+
+    pid: int
+    epoch: int
+    workers: int
+    started_at: float
+    slots: dict[str, int]
+    stats: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedHandOver(Message):
+    """It is not possible; ``why``."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver(Message):
+    """The new workers serve on the sockets of these addresses; the old ones may leave."""
+
+    addresses: list[str]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOverFailed(Message):
+    """The new program cannot serve, and ends. The old one goes on."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewRows(Message):
+    """So many rows of the board are summed up from now on, in the old workers too."""
+
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndOld(Message):
+    """The old program is to hurry: tell every client to close; ``now``: end, whatever is still going on."""
+
+    now: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OldWorkerGone(Message):
+    """A worker of the old program has ended: its row of the board is free, its statistics are final."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class OldConnections(Message):
+    """How many downstream connections the old program still has."""
+
+    active: int
+
+
 # number, class, who says it, what answers it ("" for nothing). Numbers are never used again for something else.
 MAIN: Final = "main"
 WORKER: Final = "worker"
+OLD_MAIN: Final = "old main"
+NEW_MAIN: Final = "new main"
 _ROWS: Final[tuple[tuple[int, type[Message], str, str], ...]] = (
     (1, Birth, MAIN, ""),
     (2, ListenerSockets, MAIN, ""),
@@ -220,6 +387,11 @@ _ROWS: Final[tuple[tuple[int, type[Message], str, str], ...]] = (
     (13, ReopenLogs, MAIN, "Done"),
     (14, Heartbeat, MAIN, "HeartbeatAck"),
     (15, ReportClusters, MAIN, "ClusterReport"),
+    (16, ReleaseSockets, MAIN, "Done"),
+    (17, Retire, MAIN, "Done"),
+    (18, BoardRows, MAIN, "Done"),
+    (19, BalanceGroup, MAIN, "Done"),
+    (20, Probe, MAIN, "Done"),
     (33, Prepared, WORKER, ""),
     (34, Refused, WORKER, ""),
     (35, Committed, WORKER, ""),
@@ -228,6 +400,18 @@ _ROWS: Final[tuple[tuple[int, type[Message], str, str], ...]] = (
     (38, StatsFlushed, WORKER, ""),
     (39, HeartbeatAck, WORKER, ""),
     (40, ClusterReport, WORKER, ""),
+    (65, AskHandOver, NEW_MAIN, "HandOver or RefusedHandOver"),
+    (66, TakenOver, NEW_MAIN, "Done"),
+    (67, TakeOverFailed, NEW_MAIN, ""),
+    (68, NewRows, NEW_MAIN, ""),
+    (69, EndOld, NEW_MAIN, ""),
+    (70, OldSockets, OLD_MAIN, ""),
+    (71, OldAdmin, OLD_MAIN, ""),
+    (72, OldWorker, OLD_MAIN, ""),
+    (73, HandOver, OLD_MAIN, ""),
+    (74, RefusedHandOver, OLD_MAIN, ""),
+    (75, OldWorkerGone, OLD_MAIN, ""),
+    (76, OldConnections, OLD_MAIN, ""),
 )
 
 

@@ -15,6 +15,7 @@ Limits: a quarter of the segment for the directory (16 MiB: about 100,000 groups
 
 from __future__ import annotations
 
+import json
 import logging
 import mmap
 import struct
@@ -270,6 +271,37 @@ class StatValues:
     gauges: dict[str, int] = field(default_factory=dict)
     histograms: dict[str, HistogramData] = field(default_factory=dict)
 
+    def to_json(self) -> bytes:
+        """Counters and histograms, for another process; gauges belong to this one."""
+        histograms = {name: [data.total_ms, _packed(data.buckets)] for name, data in self.histograms.items()}
+        return json.dumps({"counters": self.counters, "histograms": histograms}, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> StatValues:
+        """The reverse. Raises ``ValueError`` when it is none."""
+        try:
+            plain = json.loads(text)
+            counters = {str(name): int(value) for name, value in plain["counters"].items()}
+            histograms = {
+                str(name): HistogramData(int(total), _unpacked(pairs))
+                for name, (total, pairs) in plain["histograms"].items()
+            }
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"no statistics: {error!r}") from None
+        return cls(counters, {}, histograms)
+
+
+def _packed(buckets: list[int]) -> list[tuple[int, int]]:
+    """Nearly all buckets of a histogram are empty."""
+    return [(index, count) for index, count in enumerate(buckets) if count]
+
+
+def _unpacked(pairs: list[list[int]]) -> list[int]:
+    buckets = [0] * BUCKETS
+    for index, count in pairs:
+        buckets[index] = count
+    return buckets
+
 
 @dataclass(slots=True)
 class _Known:
@@ -315,6 +347,17 @@ class StatsReader:
                     values.histograms[name] = data
                 elif any(data.buckets):
                     have.add(data)
+
+    def sum_counters(self, start: str, end: str) -> int:
+        """The sum of the counters whose names begin and end so, shown or not."""
+        self._read_directory()
+        words = self._words
+        return sum(
+            words[word]
+            for known in self._known
+            for name, word in known.counters
+            if name.startswith(start) and name.endswith(end)
+        )
 
     def close(self) -> None:
         self._words.release()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from workerproxy.config.options import Options
-    from workerproxy.main_thread.listener_sockets import ListenerSockets
+    from workerproxy.main_thread.listener_manager import Listener
 
 _PATHS: Final = ("/", "/headers", "/stream", "/delay/500", "/bytes/1000000", "/status/503")
 DEFAULT_PORT: Final = 10001  # as in config/default.yaml
@@ -58,11 +58,11 @@ class DemoOrigin:
                 self._popen.wait()
 
 
-def welcome(listeners: Iterable[ListenerSockets], admin_address: str) -> str:
+def welcome(listeners: Iterable[Listener], admin_address: str) -> str:
     """What stands on stderr when the demo runs: which URLs to try."""
     lines = ["workerproxy runs its embedded default configuration in front of a demo origin. Try:", ""]
-    for listener in listeners:
-        base = f"http://{listener.address.replace('0.0.0.0', '127.0.0.1', 1)}"
+    for address in (address for listener in listeners for address in listener.addresses):
+        base = f"http://{address.replace('0.0.0.0', '127.0.0.1', 1)}"
         lines += [f"  curl {base}{path}" for path in _PATHS]
     if admin_address:
         lines += ["", f"  http://{admin_address}/          the admin pages: what happens inside"]

@@ -1,40 +1,42 @@
 """The way out: readiness fails, nothing new is accepted, what is in flight finishes, the process ends.
 
-Begun by SIGTERM, SIGINT or ``POST /quitquitquit`` (which waits for nobody, as Envoy's does). The listening sockets are
-closed here first and by the workers after they have accepted what is queued, so no client is left waiting in a queue
-that nobody reads. A second signal ends it at once.
+Begun by SIGTERM, SIGINT or ``POST /quitquitquit`` (which waits for nobody, as Envoy's does). With ``--drain-grace-s``
+everything goes on for a while first, so that load balancers see the failing readiness. Then clients are told to close,
+and the listeners end as ``listener_drain`` says, so no client is left waiting in a queue that nobody reads. A second
+signal ends it at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from workerproxy.control import messages as m
+from workerproxy.main_thread.supervisor import RETIRE_TIMEOUT_S, STOP_TIMEOUT_S
 from workerproxy.main_thread.worker_slot import WorkerError
 
 if TYPE_CHECKING:
-    from workerproxy.main_thread.listener_sockets import ListenerSockets
+    from workerproxy.main_thread.listener_drain import ListenerDrain
+    from workerproxy.main_thread.listener_manager import ListenerManager
     from workerproxy.main_thread.supervisor import Supervisor
     from workerproxy.main_thread.worker_slot import WorkerSlot
 
 _log = logging.getLogger("workerproxy.main")
 
-ACCEPT_TIMEOUT_S: Final = 5.0  # for a worker to say that it has stopped accepting
-STOP_TIMEOUT_S: Final = 2.0  # for a worker to end after Stop; then it is killed
-
 # States, in the order of life.
 RUNNING: Final = "running"
+GRACE: Final = "grace"  # readiness fails, everything else goes on
 DRAINING: Final = "draining"
 STOPPING: Final = "stopping"  # workers are told to end
 STOPPED: Final = "stopped"  # terminal
 
 TRANSITIONS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
-        RUNNING: {"asked": DRAINING, "at once": STOPPING},
+        RUNNING: {"asked": GRACE, "handed over": DRAINING, "at once": STOPPING},
+        GRACE: {"asked": STOPPING, "at once": STOPPING, "grace is over": DRAINING},
         DRAINING: {"asked": STOPPING, "at once": STOPPING, "drained": STOPPING, "time is up": STOPPING},
         STOPPING: {"asked": STOPPING, "at once": STOPPING, "ended": STOPPED},
         STOPPED: {},
@@ -48,16 +50,22 @@ class Drain:
     def __init__(
         self,
         supervisor: Supervisor,
-        listeners: Sequence[ListenerSockets],
+        listeners: ListenerManager,
+        listener_drain: ListenerDrain,
         drain_time_s: float,
+        grace_s: float,
         on_begin: Callable[[], None],
     ) -> None:
         self._supervisor = supervisor
         self._listeners = listeners
+        self._listener_drain = listener_drain
         self._drain_time_s = drain_time_s
+        self._grace_s = grace_s
         self._on_begin = on_begin
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._handed_over: m.Drain | None = None
+        self.let_go = asyncio.Event()  # set when no worker reads a listening socket any more
         self.stopped = asyncio.Event()
         self.state = RUNNING
 
@@ -69,7 +77,7 @@ class Drain:
 
     def ask(self) -> None:
         """Drain and stop; asked again, stop at once."""
-        if self.state in (DRAINING, STOPPING):
+        if self.state in (GRACE, DRAINING, STOPPING):
             _log.warning("asked again: ending at once")
             self._hurry.set()
         self._move("asked")
@@ -80,6 +88,12 @@ class Drain:
         self._move("at once")
         self._begin()
 
+    def handed_over(self, drain: m.Drain) -> None:
+        """A successor serves on the same sockets: the workers leave, and then this process does."""
+        self._handed_over = drain
+        self._move("handed over")
+        self._begin()
+
     def _begin(self) -> None:
         if self._task is None:
             self._supervisor.stop_restarting()
@@ -88,55 +102,65 @@ class Drain:
 
     async def _run(self) -> None:
         try:
+            if self.state == GRACE:
+                await self._until_hurried(asyncio.sleep(self._grace_s), self._grace_s + 1.0)
+                self._move("grace is over")
             if self.state == DRAINING:
-                await self._until_hurried(self._drain())
+                in_time = await self._until_hurried(self._drain(), self._drain_time_s)
+                if not in_time:
+                    left = self._supervisor.connections()
+                    _log.warning("the drain time of %g s is over; closing %d connections", self._drain_time_s, left)
+                    self._move("time is up")
             self._move("drained")
             await self._stop()
+        except Exception:
+            _log.exception("the drain failed; ending")
         finally:
             self._supervisor.kill_all()
             self._move("ended")
+            self.let_go.set()
             self.stopped.set()
 
-    async def _until_hurried(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for the work, the drain time, or a second signal, whichever comes first."""
+    async def _until_hurried(self, work: Coroutine[Any, Any, None], timeout_s: float) -> bool:
+        """Wait for the work, the time, or a second signal, whichever comes first; False when it was the time."""
         task: asyncio.Future[object] = asyncio.ensure_future(work)
         hurry: asyncio.Future[object] = asyncio.ensure_future(self._hurry.wait())
-        done, _ = await asyncio.wait({task, hurry}, timeout=self._drain_time_s, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            left = sum(slot.pulse.active for slot in self._supervisor.running())
-            _log.warning("the drain time of %g s is over; closing %d connections", self._drain_time_s, left)
-            self._move("time is up")
+        done, _ = await asyncio.wait({task, hurry}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for other in (task, hurry):
             other.cancel()
         await asyncio.gather(task, hurry, return_exceptions=True)
+        return bool(done)
 
     async def _drain(self) -> None:
-        slots = self._supervisor.running()
+        supervisor = self._supervisor
+        slots = supervisor.running()
         _log.info("draining %d workers for at most %g s", len(slots), self._drain_time_s)
-        self._supervisor.tell_all(m.Drain(self._drain_time_s, False))
-        await self.stop_listening()
+        supervisor.share_out()  # what a worker that has just died left queued is for the others
+        if self._handed_over is None:
+            supervisor.tell_all(m.Drain(self._drain_time_s, False, []))
+            await self._listener_drain.stop(list(self._listeners.active.values()))
+        else:
+            supervisor.tell_all(self._handed_over)
+        await asyncio.gather(*(self._retire(slot) for slot in slots))
+        self.let_go.set()
         while any(slot.pid and slot.pulse.active != 0 for slot in slots):
-            self._supervisor.changed.clear()
-            await self._supervisor.changed.wait()
+            supervisor.changed.clear()
+            await supervisor.changed.wait()
 
-    async def stop_listening(self) -> None:
-        """Close the listening sockets here, then have the workers accept what is queued and close them too."""
-        for listener in self._listeners:
-            listener.close()
-        await asyncio.gather(*(self._stop_accepting(slot) for slot in self._supervisor.running()))
-
-    async def _stop_accepting(self, slot: WorkerSlot) -> None:
-        slot.pulse.active = -1  # not known until it says so
+    async def _retire(self, slot: WorkerSlot) -> None:
+        pid = slot.pid
         try:
-            await slot.stop_accepting(ACCEPT_TIMEOUT_S)
+            if self._handed_over is not None:
+                slot.release_sockets(sorted(slot.held))
+            await slot.retire(RETIRE_TIMEOUT_S)
         except WorkerError as error:
             _log.warning("%s", error)
-            slot.kill()
+            if slot.pid == pid:
+                slot.kill()
 
     async def _stop(self) -> None:
         self._supervisor.tell_all(m.Stop())
-        for listener in self._listeners:
-            listener.close()
+        self._listeners.close_all()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + STOP_TIMEOUT_S
         while self._supervisor.running() and loop.time() < deadline:

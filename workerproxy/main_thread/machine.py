@@ -33,6 +33,12 @@ def memory_file(name: str, size: int) -> tuple[int, mmap.mmap]:
     return fd, mmap.mmap(fd, size)
 
 
+def affinity(worker_id: int) -> set[int]:
+    """The processor of a worker: the usable ones in turn."""
+    usable = sorted(os.sched_getaffinity(0))
+    return {usable[worker_id % len(usable)]}
+
+
 class Memory(NamedTuple):
     """Bytes, summed up over processes."""
 

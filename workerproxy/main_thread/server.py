@@ -1,8 +1,8 @@
 """The main process: puts the parts together, runs them, and is what admin pages and signals talk to.
 
-Life: logs -> listening sockets -> admin socket -> workers -> first configuration (Prepare, Commit) -> live -> drain ->
-end. Never sees a byte of a request. Exit codes: 0 after a drain or a stop, 1 when it cannot start; the reason is on
-stderr in one line.
+Life: logs -> what a predecessor or systemd hands over -> listening sockets -> privileges -> workers -> first
+configuration (Prepare, Commit) -> live -> drain -> end. Never sees a byte of a request. What it can be asked to do is
+in ``operations``. Exit codes: 0 after a drain or a stop, 1 when it cannot start; the reason is on stderr in one line.
 """
 
 from __future__ import annotations
@@ -20,23 +20,35 @@ from setproctitle import setproctitle
 
 from workerproxy.config import load as config_load
 from workerproxy.control import messages as m
-from workerproxy.control.board import BoardOwner, board_bytes
-from workerproxy.control.logging import ApplicationLog, LogSettings, set_levels
-from workerproxy.main_thread import drain, signals
-from workerproxy.main_thread.admin.server import AdminServer, AdminSocket
+from workerproxy.control.board import MAX_ROWS, BoardOwner, board_bytes
+from workerproxy.control.logging import ApplicationLog, LogSettings, component_levels
+from workerproxy.main_thread import drain, hot_restart, keeper, privileges, signals
+from workerproxy.main_thread.admin.server import AdminSocket
+from workerproxy.main_thread.admin.sockets import AdminSockets
+from workerproxy.main_thread.config_watch import ConfigWatch, WatchedFiles, look
 from workerproxy.main_thread.configuration import Configuration, ConfigVersion
 from workerproxy.main_thread.demo import DemoOrigin, demo_runs, wants_demo, welcome
 from workerproxy.main_thread.dns import CaresResolver, DnsClusters
 from workerproxy.main_thread.drain import Drain
+from workerproxy.main_thread.hot_restart import HotRestart
 from workerproxy.main_thread.limit_gauges import LimitGauges
-from workerproxy.main_thread.listener_sockets import ListenError, ListenerSockets, open_listeners
-from workerproxy.main_thread.machine import memory_file, memory_of, raise_file_limit
+from workerproxy.main_thread.listener_drain import ListenerDrain
+from workerproxy.main_thread.listener_manager import DRAINING, ListenerManager, ListenerPlan
+from workerproxy.main_thread.listener_sockets import ListenError
+from workerproxy.main_thread.machine import affinity, memory_file, memory_of, raise_file_limit
 from workerproxy.main_thread.membership import Membership
-from workerproxy.main_thread.reload import Reload, ReloadResult
+from workerproxy.main_thread.operations import Operations
+from workerproxy.main_thread.pid_file import PidFile, PidFileError
+from workerproxy.main_thread.predecessor import HandOverError, Predecessor
+from workerproxy.main_thread.privileges import PrivilegeError
+from workerproxy.main_thread.reload import Reload
 from workerproxy.main_thread.server_state import ServerState
 from workerproxy.main_thread.stats import ListenerManagerStats, ServerStats
 from workerproxy.main_thread.stats_store import FLUSH_INTERVAL_S, StatsStore
+from workerproxy.main_thread.stored_sockets import StoredSockets
 from workerproxy.main_thread.supervisor import Supervisor
+from workerproxy.main_thread.systemd import InheritedSocketError, Notifier, WatchdogTimer
+from workerproxy.main_thread.upgrade import own_command
 from workerproxy.main_thread.version import program_version, version_parts
 from workerproxy.main_thread.worker_process import WORKER_COMMAND
 from workerproxy.main_thread.worker_slot import SlotSettings
@@ -51,8 +63,7 @@ EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 
 STATS_FLUSH_TIMEOUT_S: Final = 0.1  # for workers, before their statistics are read anyway
-APPLY_TIMEOUT_S: Final = 2.0  # for workers to apply what an admin page asks
-_INBOUND: Final = 1  # core.v3.TrafficDirection
+STATUS_INTERVAL_S: Final = 2.0  # of the line that the service manager shows
 
 
 class StartError(Exception):
@@ -67,22 +78,33 @@ class Server:
 
     def __init__(self, options: Options, bootstrap: Any, worker_command: Sequence[str] = WORKER_COMMAND) -> None:
         """Raises ``StartError``."""
+        self._seen = look(options.files) if options.watch else {}
+        self._watch: ConfigWatch | None = None
         self.options = options
-        self.started_at = time.monotonic()
+        self.started_at = self.first_started_at = time.monotonic()
+        self.epoch = options.restart_epoch
         self.configuration = Configuration()
         self.store = StatsStore()
-        self.health_failed = False  # POST /healthcheck/fail
         self.initialized = False
+        self.predecessor: Predecessor | None = None
         self._bootstrap = bootstrap
         self._worker_command = worker_command
+        self._hot_restart: HotRestart | None = None
+        self._pid_file = PidFile(options.pid_file) if options.pid_file else None
         self.application_log = _open_log(options)
+        if options.umask is not None:
+            privileges.set_umask(options.umask)
         raise_file_limit()
+        self.workers = options.workers  # to begin with; later it is ``len(supervisor.slots)``
+        self.listeners = ListenerManager(self.workers)
+        self.admin = AdminSockets()
+        self.notifier = Notifier(os.environ, os.getpid())
+        self.stored = StoredSockets(self.notifier)
         try:
-            self.listeners: list[ListenerSockets] = open_listeners(
-                bootstrap.static_resources.listeners, options.workers
-            )
-            self.admin_socket = AdminSocket.open(bootstrap.admin) if bootstrap.HasField("admin") else None
-        except ListenError as error:
+            self._inherit()
+            self._open()
+        except (ListenError, HandOverError, PidFileError, PrivilegeError, InheritedSocketError) as error:
+            self._tell_predecessor(str(error))
             self.close()
             raise StartError(str(error)) from None
         self._stats = self.store.own.group("server", ServerStats)
@@ -92,89 +114,173 @@ class Server:
     def __repr__(self) -> str:
         return f"<Server {self.state.name} {self.configuration!r}>"
 
+    def _inherit(self) -> None:
+        """Take what another one has opened: the program that ran before, or systemd."""
+        options = self.options
+        self.predecessor = Predecessor.from_environment(os.environ) or hot_restart.parent(options)
+        if options.hot_restart:
+            self._hot_restart = HotRestart.open(options)
+        given_admin: AdminSocket | None = None
+        if self.predecessor is not None:
+            inheritance = self.predecessor.ask(stats=not options.skip_hot_restart_parent_stats)
+            self.predecessor.give_sockets(self.listeners)
+            self.configuration.slots.inherit(inheritance.end.slots)
+            self.epoch = max(options.restart_epoch, inheritance.end.epoch + 1)
+            self.first_started_at = inheritance.end.started_at
+            if self.predecessor.started_this:
+                self.workers = self.listeners.workers = inheritance.end.workers
+            given_admin = inheritance.admin_socket()
+            self.board_fd, board = self.predecessor.board()
+        else:
+            self.board_fd, board = memory_file("workerproxy-board", board_bytes(MAX_ROWS))
+        self.stored.give(self.listeners, os.environ)
+        self.board = BoardOwner(board)
+        if self.predecessor is not None:
+            self.predecessor.join(self.board, self.store)
+        self.admin.open(self._bootstrap, given_admin)
+
+    def _open(self) -> None:
+        self._plan = self.listeners.plan(self._bootstrap.static_resources.listeners)
+        for bind in self.listeners.not_taken():
+            bind.close()
+        self.stored.keep(self._plan.opened)
+        if self._pid_file is not None:
+            self._pid_file.take_over(self.predecessor.pid) if self.predecessor else self._pid_file.write()
+        if self.options.user:
+            privileges.drop(self.options.user)
+
     def close(self) -> None:
         """Give everything back that was opened."""
-        for listener in getattr(self, "listeners", ()):
-            listener.close()
-        socket = getattr(self, "admin_socket", None)
-        if socket is not None:
-            socket.close()
+        self.listeners.close_all()
+        self.admin.close_sockets()
+        if self._hot_restart is not None:
+            self._hot_restart.close()
+        if self._pid_file is not None:
+            self._pid_file.remove()
+        self.notifier.close()
 
     @property
     def state(self) -> ServerState:
         """LIVE needs a worker that serves, or one whose listeners were stopped by hand."""
-        if self.health_failed or (self.initialized and self.drain.state != drain.RUNNING):
+        if self.initialized and (self.operations.health_failed or self.drain.state != drain.RUNNING):
             return ServerState.DRAINING
         if not self.initialized:
             return ServerState.PRE_INITIALIZING if self.configuration.active is None else ServerState.INITIALIZING
-        return ServerState.LIVE if self.supervisor.useful() else ServerState.INITIALIZING
+        return ServerState.LIVE if self.supervisor.serving() else ServerState.INITIALIZING
 
     @property
     def admin_address(self) -> str:
-        return self.admin_socket.address if self.admin_socket else ""
+        return self.admin.address
 
     # --- life
 
     async def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
         loop = asyncio.get_running_loop()
+        options = self.options
         resolver = CaresResolver()
-        board_fd, board = memory_file("workerproxy-board", board_bytes(self.options.workers))
         self.dns = DnsClusters(resolver, self.store.own, self._hosts_changed)
-        board_owner = BoardOwner(board, self.options.workers)
-        self.limit_gauges = LimitGauges(self.store.own, board_owner)
+        self.limit_gauges = LimitGauges(self.store.own, self.board)
         self.store.own.before_flush.append(self.limit_gauges.collect)
         self.supervisor = Supervisor(
-            self.options.workers,
+            self.workers,
             SlotSettings(
-                birth=_birth(self.options),
+                birth=self._birth,
                 command=self._worker_command,
-                board_fd=board_fd,
+                board_fd=self.board_fd,
+                board_rows=lambda: self.board.rows,
                 store=self.store,
-                listeners=self.listeners,
                 dns_hosts=self.dns.hosts,
+                standing=lambda: self.operations.standing(),
             ),
             self.configuration,
-            board_owner,
+            self.listeners,
+            self.board,
             self._stats,
+            affinity if options.cpu_affinity else (lambda worker_id: None),
         )
-        self.reloader = Reload(self._load, self.configuration, self.supervisor, self.dns, self._activated)
-        self.drain = Drain(self.supervisor, self.listeners, self.options.drain_time_s, self._drain_begins)
-        self._stop_listening: asyncio.TimerHandle | None = None  # POST /drain_listeners?graceful
-        admin: AdminServer | None = None
-        signals.install(loop, self)
+        if self.predecessor is not None:
+            self.supervisor.on_rows = self.predecessor.say_rows
+        self.listener_drain = ListenerDrain(self.listeners, self.supervisor, self.stored, options.drain_time_s)
+        one_at_a_time = asyncio.Lock()
+        self.reloader = Reload(
+            self._load,
+            self._about_to_load,
+            self.configuration,
+            self.supervisor,
+            self.dns,
+            self.listeners,
+            self.listener_drain,
+            self.admin,
+            self._activated,
+            one_at_a_time,
+        )
+        self.drain = Drain(
+            self.supervisor,
+            self.listeners,
+            self.listener_drain,
+            options.drain_time_s,
+            options.drain_grace_s,
+            self._drain_begins,
+        )
+        self.operations = Operations(self, one_at_a_time, own_command())
+        watchdog = WatchdogTimer(loop, self.notifier)
+        signals.install(loop, self.operations)
         try:
-            if self.admin_socket is not None:
-                admin = AdminServer(self)
-                await admin.start(self.admin_socket)
-                self._write_admin_address()
+            if self.predecessor is not None:
+                self.predecessor.attach(loop, self._predecessor_gone)
+            else:
+                await self._start_admin()
             if not await self._initialize():
                 return EXIT_FAILED
+            self.supervisor.watchdog.watch_main(loop)
             loop.call_later(FLUSH_INTERVAL_S, self._roll_interval, loop)
+            self._say_status(loop)
+            if options.watch:
+                files = WatchedFiles(options, lambda: self._current_bootstrap)
+                self._watch = ConfigWatch(files, self.operations.reload, loop=loop, seen=self._seen)
+            if self._hot_restart is not None:
+                self._hot_restart.start(self)
             await self.drain.stopped.wait()
             return EXIT_OK
         finally:
-            signals.remove(loop)
+            if self._watch is not None:
+                self._watch.stop()
+            watchdog.stop()
+            if not self.operations.passes_signals_on:
+                signals.remove(loop)
+            self.operations.close()
+            self.listener_drain.cancel()
             self.supervisor.stop_restarting()
             self.supervisor.kill_all()
             self.supervisor.cancel_tasks()
             self.dns.stop()
-            if admin is not None:
-                await admin.close()
+            await self.admin.close()
             await resolver.close()
-            os.close(board_fd)
+            os.close(self.board_fd)
             self.close()
             _log.info("exiting")
 
+    async def _start_admin(self) -> None:
+        await self.admin.start(self)
+        path = self.options.admin_address_path
+        if path:
+            try:
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(self.admin_address)
+            except OSError as error:
+                _log.critical("cannot write the admin address to %s: %s", path, error.strerror)
+
     async def _initialize(self) -> bool:
         """Start the workers and give them the first configuration; False when that failed or was interrupted."""
-        _log.info("workerproxy %s (pid %d) starts %d workers", program_version(), os.getpid(), self.options.workers)
+        _log.info("workerproxy %s (pid %d) starts %d workers", program_version(), os.getpid(), self.workers)
+        self.notifier.status("starting workers")
         try:
             self.supervisor.start()
         except OSError as error:
-            _say(f"cannot start a worker: {error}")
+            self._cannot_start(f"cannot start a worker: {error}")
             return False
-        first = asyncio.ensure_future(self.reloader.apply_first(self._bootstrap))
+        first = asyncio.ensure_future(self.reloader.apply_first(self._bootstrap, self._plan))
         stopped = asyncio.ensure_future(self.drain.stopped.wait())
         await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if self.drain.state != drain.RUNNING:
@@ -185,26 +291,77 @@ class Server:
         stopped.cancel()
         result = first.result()
         if not result.ok:
-            _say("\n".join(["the configuration cannot be served:", *result.errors]))
+            self._cannot_start("\n".join(["the configuration cannot be served:", *result.errors]))
+            return False
+        if self.predecessor is not None and not await self._take_over(self.predecessor):
             return False
         self.initialized = True
         self._stats.initialization_time_ms.record(int((time.monotonic() - self.started_at) * 1000))
         self._listener_stats.workers_started = 1
-        _log.info("all workers serve; listening on %s", ", ".join(listener.address for listener in self.listeners))
+        addresses = [address for one in self.listeners.active.values() for address in one.addresses]
+        _log.info("all workers serve; listening on %s", ", ".join(addresses))
+        self.notifier.ready(self.status_text())
         return True
 
+    async def _take_over(self, predecessor: Predecessor) -> bool:
+        addresses = [address for one in self.listeners.active.values() for address in one.addresses]
+        try:
+            await predecessor.taken_over(addresses, self.board.rows)
+        except HandOverError as error:
+            _say(f"the running program does not hand over: {error}")
+            return False
+        _log.info("took over from pid %d", predecessor.pid)
+        await self._start_admin()
+        if self._hot_restart is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.options.parent_shutdown_time_s, lambda: predecessor.hurry(now=True))
+        return True
+
+    def _cannot_start(self, why: str) -> None:
+        self._tell_predecessor(why)
+        _say(why)
+
+    def _tell_predecessor(self, why: str) -> None:
+        if self.predecessor is not None:
+            self.predecessor.fail(why)
+
+    def _predecessor_gone(self) -> None:
+        self.supervisor.say_rows()
+        if wants_demo(self.options) and not demo_runs():
+            self._demo = DemoOrigin(os.environ)
+
     def _load(self) -> Any:
+        """In a thread of its own. Raises ``ConfigErrors``."""
         return config_load.load(self.options).bootstrap
 
-    def _activated(self, new: ConfigVersion, old: ConfigVersion | None) -> None:
+    def _about_to_load(self) -> None:
+        if self._watch is not None:
+            self._watch.about_to_be_read()
+
+    @property
+    def _current_bootstrap(self) -> Any:
+        active = self.configuration.active
+        return active.bootstrap if active else self._bootstrap
+
+    def _activated(self, new: ConfigVersion, old: ConfigVersion | None, plan: ListenerPlan) -> None:
         self.membership.activate(new, old, self.dns.hosts())
         self.limit_gauges.activate(new)
-        count = len(self.listeners)
+        self.supervisor.watchdog.configure(new.bootstrap)
+        self.stored.keep(plan.opened)
         stats = self._listener_stats
-        if old is None:
-            stats.listener_added += count
-            stats.listener_create_success += count * self.options.workers
-        stats.total_listeners_active = count
+        before = {name for one in (old.listeners if old else ()) if (name := one.name)}
+        added = [name for name, one in plan.listeners.items() if old is None or name not in before]
+        stats.listener_added += len(added)
+        stats.listener_create_success += len(added) * len(self.supervisor.slots)
+        stats.listener_removed += len(plan.removed)
+        if old is not None:
+            self._count_changes(old, new)
+
+    def _count_changes(self, old: ConfigVersion, new: ConfigVersion) -> None:
+        before = {one.name or id(one): one for one in old.listeners}
+        changed = sum(1 for one in new.listeners if one.name in before and before[one.name] != one)
+        self._listener_stats.listener_modified += changed
+        self._listener_stats.listener_in_place_updated += changed
 
     def _hosts_changed(self, cluster: str, hosts: m.Hosts) -> None:
         self.supervisor.update_hosts(cluster, hosts)
@@ -218,99 +375,67 @@ class Server:
         loop.call_later(FLUSH_INTERVAL_S, self._roll_interval, loop)
 
     def _drain_begins(self) -> None:
-        stats = self._listener_stats
-        stats.total_listeners_draining, stats.total_listeners_active = stats.total_listeners_active, 0
-        stats.listener_stopped += len(self.listeners)
+        setproctitle("workerproxy: main (draining)")
+        if not self.operations.handed_over:
+            self.notifier.stopping("draining")
+        self._listener_stats.listener_stopped += len(self.listeners.active)
 
-    def _write_admin_address(self) -> None:
-        path = self.options.admin_address_path
-        if path:
-            try:
-                with open(path, "w", encoding="utf-8") as file:
-                    file.write(self.admin_address)
-            except OSError as error:
-                _log.critical("cannot write the admin address to %s: %s", path, error.strerror)
+    def status_text(self) -> str:
+        """One line: what it serves and how it is."""
+        active = self.configuration.active
+        version = active.version if active else 0
+        serving, wanted = len(self.supervisor.serving()), len(self.supervisor.slots)
+        return f"version {version}, {serving} of {wanted} workers serve, {self.supervisor.connections()} connections"
 
-    # --- what signals and admin pages ask for
+    def _say_status(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.notifier.active and self.drain.state == drain.RUNNING:
+            self.notifier.status(self.status_text())
+            loop.call_later(STATUS_INTERVAL_S, self._say_status, loop)
 
-    def drain_and_stop(self) -> None:
-        """SIGTERM, SIGINT. While the first configuration is not served yet there is nothing to drain."""
-        if self.initialized:
-            self.drain.ask()
-        else:
-            self.drain.stop_at_once()
-
-    def stop_at_once(self) -> None:
-        self.drain.stop_at_once()
-
-    def reload(self) -> None:
-        asyncio.ensure_future(self.reload_now())  # noqa: RUF006 - the reload keeps itself alive
-
-    async def reload_now(self) -> ReloadResult:
-        return await self.reloader.reload()
-
-    def reopen_logs(self) -> None:
-        asyncio.ensure_future(self.reopen_all_logs())  # noqa: RUF006 - done in two seconds at most
-
-    async def reopen_all_logs(self) -> None:
-        self.application_log.reopen()
-        await self.supervisor.ask_all(m.ReopenLogs(), APPLY_TIMEOUT_S)
-
-    async def set_log_levels(self, level: str, components: dict[str, str]) -> None:
-        """In all processes. Raises ``ValueError`` for an unknown level; then nothing has changed."""
-        set_levels(level, components)
-        await self.supervisor.ask_all(m.SetLogLevel(level, components), APPLY_TIMEOUT_S)
-
-    async def fail_health(self, failed: bool) -> None:
-        """/ready says no, and clients are told to close; or both are taken back."""
-        self.health_failed = failed
-        message = m.Drain(float(self.options.drain_time_s), False) if failed else m.EndDrain()
-        await self.supervisor.ask_each(self.supervisor.serving(), message, APPLY_TIMEOUT_S)
-
-    async def drain_listeners(self, *, graceful: bool, stop: bool, inbound_only: bool) -> None:
-        """POST /drain_listeners. Raises ``ValueError`` when only some of the listeners are meant."""
-        if inbound_only:
-            active = self.configuration.active
-            inbound = [one.traffic_direction == _INBOUND for one in active.listeners] if active else []
-            if not any(inbound):
-                return
-            if not all(inbound):
-                raise ValueError("inboundonly is supported only where all listeners are inbound, or none")
-        if graceful or not stop:
-            message = m.Drain(float(self.options.drain_time_s), self.options.drain_strategy == "gradual")
-            await self.supervisor.ask_each(self.supervisor.serving(), message, APPLY_TIMEOUT_S)
-        if not stop or self._stop_listening is not None:
-            return
-        if graceful:
-            loop = asyncio.get_running_loop()
-            self._stop_listening = loop.call_later(self.options.drain_time_s, self._spawn_stop_listening)
-        else:
-            await self.drain.stop_listening()
-
-    def _spawn_stop_listening(self) -> None:
-        asyncio.ensure_future(self.drain.stop_listening())  # noqa: RUF006 - bounded by its own timeout
+    def _birth(self) -> m.Birth:
+        options = self.options
+        levels = component_levels()
+        return m.Birth(
+            worker_id=0,
+            row=0,
+            rows=0,
+            concurrency=len(self.supervisor.slots),
+            drain_time_s=options.drain_time_s,
+            drain_strategy=options.drain_strategy,
+            file_flush_interval_ms=options.file_flush_interval_ms,
+            log_level=options.log_level,
+            component_log_levels=levels if self.initialized else dict(options.component_log_levels),
+            log_format=options.log_format,
+            log_format_escaped=options.log_format_escaped,
+            log_path=options.log_path,
+        )
 
     async def current_stats(self) -> StatValues:
         """Every statistic, as new as the workers can make it in a tenth of a second."""
-        await self.supervisor.ask_each(self.supervisor.running(), m.FlushStats(), STATS_FLUSH_TIMEOUT_S)
-        slots = self.supervisor.slots
-        memory = memory_of([os.getpid(), *(slot.pid for slot in slots if slot.pid)])
+        supervisor = self.supervisor
+        await supervisor.ask_each(supervisor.running(), m.FlushStats(), STATS_FLUSH_TIMEOUT_S)
+        memory = memory_of([os.getpid(), *(slot.pid for slot in supervisor.running())])
         stats = self._stats
         stats.live = int(self.state == ServerState.LIVE)
         stats.state = self.state
         stats.uptime = int(time.monotonic() - self.started_at)
-        stats.concurrency = self.options.workers
-        stats.total_connections = sum(max(slot.pulse.active, 0) for slot in slots)
+        stats.concurrency = len(supervisor.slots)
+        stats.parent_connections = self.predecessor.connections if self.predecessor else 0
+        stats.total_connections = supervisor.connections() + stats.parent_connections
         stats.memory_allocated, stats.memory_heap_size, stats.memory_physical_size = memory
+        stats.hot_restart_epoch = self.epoch
         major, minor, patch = version_parts()
         stats.version = major * 10_000 + minor * 100 + patch
         stats.days_until_first_cert_expiring = 2**32 - 1  # there is no certificate
+        listeners = self._listener_stats
+        listeners.total_listeners_active = sum(one.state != DRAINING for one in self.listeners.active.values())
+        listeners.total_listeners_draining = len(self.listeners.draining)
         return self.store.merged()
 
 
 def run(options: Options, bootstrap: Any, worker_command: Sequence[str] = WORKER_COMMAND) -> int:
     """Be the main process until it is told to stop; returns the exit code."""
-    setproctitle("workerproxy: main")
+    setproctitle(keeper.MAIN_TITLE)
     try:
         server = Server(options, bootstrap, worker_command)
     except StartError as error:
@@ -318,13 +443,14 @@ def run(options: Options, bootstrap: Any, worker_command: Sequence[str] = WORKER
         return EXIT_FAILED
     demo = DemoOrigin(os.environ) if wants_demo(options) and not demo_runs() else None
     if demo is not None:
-        sys.stderr.write(welcome(server.listeners, server.admin_address))
+        sys.stderr.write(welcome(server.listeners.active.values(), server.admin_address))
         sys.stderr.flush()
     try:
-        return uvloop.run(server.run())
+        code = uvloop.run(server.run())
     finally:
         if demo is not None:
             demo.stop()
+    return server.operations.end(code)
 
 
 def _open_log(options: Options) -> ApplicationLog:
@@ -342,21 +468,6 @@ def _open_log(options: Options) -> ApplicationLog:
         raise StartError(f"cannot open the log file {options.log_path}: {error.strerror}") from None
     except ValueError as error:
         raise StartError(str(error)) from None
-
-
-def _birth(options: Options) -> m.Birth:
-    return m.Birth(
-        worker_id=0,
-        concurrency=options.workers,
-        drain_time_s=options.drain_time_s,
-        drain_strategy=options.drain_strategy,
-        file_flush_interval_ms=options.file_flush_interval_ms,
-        log_level=options.log_level,
-        component_log_levels=dict(options.component_log_levels),
-        log_format=options.log_format,
-        log_format_escaped=options.log_format_escaped,
-        log_path=options.log_path,
-    )
 
 
 def _say(text: str) -> None:

@@ -18,6 +18,12 @@ class Signalled(Protocol):
 
     def reopen_logs(self) -> None: ...
 
+    def upgrade(self) -> None: ...
+
+    def one_worker_more(self) -> None: ...
+
+    def one_worker_less(self) -> None: ...
+
 
 ACTIONS: Final[Mapping[signal.Signals, str]] = MappingProxyType(
     {
@@ -26,6 +32,9 @@ ACTIONS: Final[Mapping[signal.Signals, str]] = MappingProxyType(
         signal.SIGQUIT: "drain_and_stop",
         signal.SIGHUP: "reload",  # Envoy ignores it
         signal.SIGUSR1: "reopen_logs",
+        signal.SIGUSR2: "upgrade",
+        signal.SIGTTIN: "one_worker_more",
+        signal.SIGTTOU: "one_worker_less",
     }
 )
 
@@ -35,6 +44,7 @@ def install(loop: asyncio.AbstractEventLoop, target: Signalled) -> None:
     for number, method in ACTIONS.items():
         loop.add_signal_handler(number, getattr(target, method))
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ACTIONS)  # a predecessor starts its successor with some of them blocked
 
 
 def remove(loop: asyncio.AbstractEventLoop) -> None:

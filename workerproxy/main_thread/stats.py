@@ -89,7 +89,16 @@ class RemainingStats(StatsGroup):
 
 
 class WatchdogStats(StatsGroup):
-    """``server.worker_<i>.`` and ``workers.``: heartbeats answered later than 200 ms, later than 1 s."""
+    """``server.main_thread.`` and ``workers.``: how often one was later than ``miss_timeout``, ``megamiss_timeout``."""
 
     watchdog_miss: Counter
     watchdog_mega_miss: Counter
+
+
+class WorkerStats(StatsGroup):
+    """``server.worker_<i>.``: the same of one worker, and (workerproxy's own) how late its event loop is."""
+
+    watchdog_miss: Counter
+    watchdog_mega_miss: Counter
+    loop_lag_ms: Gauge  # the longest since the last heartbeat; while it does not answer: since when
+    loop_delay_ms: Histogram  # the same, one sample a heartbeat

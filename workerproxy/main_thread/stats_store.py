@@ -33,6 +33,20 @@ class StatsStore:
         self._workers.append(reader)
         return reader
 
+    def base(self) -> StatValues:
+        """What is not in any living worker's segment: counted here, or by workers that are gone. No gauges."""
+        self.own.flush()
+        values = StatValues(
+            dict(self._base.counters), {}, {name: data.copy() for name, data in self._base.histograms.items()}
+        )
+        self._own_reader.read_into(values, gauges=False)
+        return values
+
+    def inherit(self, values: StatValues) -> None:
+        """Go on from what a predecessor has counted."""
+        self._base.counters.update(values.counters)
+        self._base.histograms.update(values.histograms)
+
     def retire(self, reader: StatsReader) -> None:
         """The worker is dead: keep its counters and histograms, forget its gauges, release its memory."""
         self._workers.remove(reader)

@@ -21,6 +21,7 @@ from typing import Final
 
 from workerproxy.control.channel import Channel
 from workerproxy.control.messages import Message
+from workerproxy.main_thread.systemd import without_systemd
 
 _log = logging.getLogger("workerproxy.main")
 
@@ -28,7 +29,15 @@ WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "workerproxy.worker")
 _PACKAGE_PARENT: Final = Path(__file__).resolve().parents[2]
 
 # A worker is born with these blocked: a Ctrl-C or a stop of the whole group must not end it before it ignores them.
-_BLOCKED_AT_BIRTH: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+_BLOCKED_AT_BIRTH: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
 
 # How long a worker may live on after its end of the pipe is closed, before it is killed.
 _GRACE_S: Final = 2.0
@@ -125,7 +134,7 @@ def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
     ``-P`` keeps the working directory out of the search path, so a directory that happens to hold a ``workerproxy`` is
     not run by mistake; a checkout that is not installed has to be named then.
     """
-    result = dict(environment)
+    result = without_systemd(environment)
     installed = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
     if _PACKAGE_PARENT not in installed:
         further = result.get("PYTHONPATH")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from workerproxy.control import messages as m
-from workerproxy.main_thread import drain, reload, signals, worker_slot
+from workerproxy.main_thread import drain, listener_manager, reload, signals, worker_slot
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "docs" / "life_of_a_reload.md").read_text()
@@ -24,6 +24,7 @@ def table(heading: str) -> list[tuple[str, ...]]:
 
 def test_every_message_is_listed_with_who_says_it_and_what_answers() -> None:
     answers = {"Prepared", "Refused", "Committed", "Done", "StatsFlushed", "HeartbeatAck", "ClusterReport"}
+    answers |= {"HandOver", "RefusedHandOver"}
     listed = {row[0]: row[1:] for row in table("Messages")}
     for cls in m.MESSAGES.values():
         if cls.__name__ not in answers:
@@ -33,7 +34,14 @@ def test_every_message_is_listed_with_who_says_it_and_what_answers() -> None:
     assert listed == {}
 
 
-@pytest.mark.parametrize(("heading", "states"), [("Reload", reload.TRANSITIONS), ("The way out", drain.TRANSITIONS)])
+@pytest.mark.parametrize(
+    ("heading", "states"),
+    [
+        ("Reload", reload.TRANSITIONS),
+        ("Listeners", listener_manager.TRANSITIONS),
+        ("The way out", drain.TRANSITIONS),
+    ],
+)
 def test_states_by_state(heading: str, states: dict[str, dict[str, str]]) -> None:
     wanted = {(state, event, after) for state, events in states.items() for event, after in events.items()}
     assert set(table(heading)) == wanted

@@ -20,16 +20,19 @@ class Lab:
     def __init__(self) -> None:
         board = mmap.mmap(-1, board_bytes(WORKERS))
         memory = mmap.mmap(-1, 1 << 20)
+        owner = BoardOwner(board)
+        for _ in range(WORKERS):
+            owner.take_row()
         self.workers = [LimitsBoard(board, number, WORKERS) for number in range(WORKERS)]
         self.configuration = Configuration()
         self.writer = StatsWriter(memory)
-        self.gauges = LimitGauges(self.writer, BoardOwner(board, WORKERS))
+        self.gauges = LimitGauges(self.writer, owner)
         self.writer.before_flush.append(self.gauges.collect)
         self._reader = StatsReader(memory)
 
     def activate(self, *clusters: dict[str, Any]) -> ConfigVersion:
         data = {"static_resources": {"clusters": list(clusters)}}
-        version = self.configuration.new_version(json_format.ParseDict(data, bootstrap_pb2.Bootstrap()))
+        version = self.configuration.new_version(json_format.ParseDict(data, bootstrap_pb2.Bootstrap()), {})
         self.gauges.activate(version)
         return version
 

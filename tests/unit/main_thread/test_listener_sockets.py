@@ -14,7 +14,7 @@ import pytest
 from envoy.config.listener.v3 import listener_pb2
 from google.protobuf import json_format
 
-from workerproxy.main_thread.listener_sockets import ListenError, open_listeners
+from workerproxy.main_thread.listener_sockets import Bind, BindKey, ListenError, open_bind
 
 
 def listener(address: dict[str, Any], **more: Any) -> Any:
@@ -23,6 +23,10 @@ def listener(address: dict[str, Any], **more: Any) -> Any:
 
 def tcp(ip: str = "127.0.0.1", port: int = 0, **more: Any) -> Any:
     return listener({"socket_address": {"address": ip, "port_value": port}}, **more)
+
+
+def open_listeners(listeners: list[Any], workers: int) -> list[Bind]:
+    return [open_bind(one, number, workers) for number, one in enumerate(listeners)]
 
 
 def test_every_worker_has_a_socket_of_its_own_on_the_same_port() -> None:
@@ -34,7 +38,7 @@ def test_every_worker_has_a_socket_of_its_own_on_the_same_port() -> None:
         assert all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in opened.sockets)
     finally:
         opened.close()
-    assert not opened.open
+    assert all(sock.fileno() < 0 for sock in opened.sockets)
 
 
 def test_ipv6_addresses_are_printed_in_brackets() -> None:
@@ -46,7 +50,8 @@ def test_ipv6_addresses_are_printed_in_brackets() -> None:
 def test_a_pipe_is_shared_has_its_mode_and_is_removed_in_the_end(tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
     (opened,) = open_listeners([listener({"pipe": {"path": str(path), "mode": 0o600}})], 2)
-    assert opened.for_worker(0) is opened.for_worker(1)
+    assert opened.shared
+    assert len(opened.sockets) == 1
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     opened.close()
     assert not path.exists()
@@ -80,7 +85,7 @@ def test_an_address_in_use_is_named_with_its_listener_and_nothing_stays_open() -
         port = other.getsockname()[1]
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(ListenError, match=rf"cannot listen on 127\.0\.0\.1:{port} \(listener 'l'\): .* in use"):
-            open_listeners([tcp(), tcp(port=port)], 2)
+            open_listeners([tcp(port=port)], 2)
         assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -89,20 +94,17 @@ def test_an_address_this_machine_does_not_have_is_said() -> None:
         open_listeners([tcp("192.0.2.1")], 1)
 
 
-def test_a_listener_that_is_not_to_be_bound_has_no_socket() -> None:
-    assert open_listeners([tcp(bind_to_port=False)], 1) == []
-
-
 def options_of(**more: Any) -> socket.socket:
     """A listening socket with these fields of the listener."""
     (opened,) = open_listeners([tcp(**more)], 1)
-    return opened.for_worker(0)
+    return opened.sockets[0]
 
 
 def test_without_reuse_port_all_workers_share_one_socket() -> None:
     (opened,) = open_listeners([tcp(enable_reuse_port=False)], 3)
-    assert opened.for_worker(0) is opened.for_worker(2)
-    assert not opened.for_worker(0).getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+    assert opened.shared
+    assert len(opened.sockets) == 1
+    assert not opened.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
     opened.close()
 
 
@@ -131,3 +133,75 @@ def test_a_socket_option_the_system_refuses_names_the_listener() -> None:
     option = {"level": socket.SOL_SOCKET, "name": 0x7FFF, "int_value": 1}
     with pytest.raises(ListenError, match=r"cannot listen on 127\.0\.0\.1:0 \(listener 'l'\): "):
         open_listeners([tcp(socket_options=[option])], 1)
+
+
+def test_a_bind_grows_on_its_own_port_and_a_shared_one_does_not() -> None:
+    config = tcp()
+    (opened,) = open_listeners([config], 1)
+    opened.grow(config, 3)
+    assert {sock.getsockname() for sock in opened.sockets} == {opened.sockets[0].getsockname()}
+    assert len(opened.sockets) == 3
+    opened.grow(config, 2)
+    assert len(opened.sockets) == 3  # none is ever closed for being too many
+    opened.close()
+    alone = tcp(enable_reuse_port=False)
+    (shared,) = open_listeners([alone], 1)
+    shared.grow(alone, 3)
+    assert len(shared.sockets) == 1
+    shared.close()
+
+
+def test_new_connections_are_steered_to_as_many_sockets_as_there_are_readers() -> None:
+    (opened,) = open_listeners([tcp()], 4)
+    address = opened.sockets[0].getsockname()
+
+    def arrivals() -> list[int]:
+        clients = [socket.create_connection(address) for _ in range(80)]
+        counts = []
+        for sock in opened.sockets:
+            accepted = 0
+            while True:
+                try:
+                    sock.accept()[0].close()
+                except BlockingIOError:
+                    break
+                accepted += 1
+            counts.append(accepted)
+        for client in clients:
+            client.close()
+        return counts
+
+    opened.steer(2)
+    assert opened.steered_to == 2
+    first, second, *others = arrivals()
+    assert others == [0, 0]
+    assert min(first, second) > 10
+    opened.steer(4)
+    assert min(arrivals()) > 0
+    opened.close()
+
+
+def test_who_begins_after_refuse_new_is_not_answered_and_who_came_before_is_accepted() -> None:
+    (opened,) = open_listeners([tcp()], 1)
+    address = opened.sockets[0].getsockname()
+    with socket.create_connection(address):
+        opened.refuse_new()
+        with pytest.raises(TimeoutError):
+            socket.create_connection(address, 0.3)
+        opened.sockets[0].accept()[0].close()
+    opened.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, 1.0)
+
+
+def test_the_same_address_with_the_same_options_is_the_same_bind_whatever_the_listener_is_called() -> None:
+    one, other = tcp(port=1), tcp(port=1)
+    other.name = "other"
+    other.tcp_backlog_size.value = 7
+    assert BindKey.of(one) == BindKey.of(other)
+    assert BindKey.of(one) != BindKey.of(tcp(port=1, freebind=True))
+    assert BindKey.of(one) != BindKey.of(tcp(port=2))
+    any_port, of_other = tcp(), tcp()
+    of_other.name = "other"
+    assert BindKey.of(any_port) == BindKey.of(tcp())
+    assert BindKey.of(any_port) != BindKey.of(of_other)

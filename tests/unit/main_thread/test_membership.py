@@ -23,7 +23,7 @@ def version(kind: str, *statuses: str, name: str = "c") -> ConfigVersion:
     localities = [{"lb_endpoints": [endpoint]} for endpoint in endpoints]
     cluster = {"name": name, "type": kind, "load_assignment": {"cluster_name": name, "endpoints": localities}}
     data = {"static_resources": {"clusters": [cluster]}}
-    return Configuration().new_version(json_format.ParseDict(data, bootstrap_pb2.Bootstrap()))
+    return Configuration().new_version(json_format.ParseDict(data, bootstrap_pb2.Bootstrap()), {})
 
 
 class Lab:

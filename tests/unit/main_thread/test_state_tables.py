@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from workerproxy.control import messages as m
-from workerproxy.main_thread import drain, reload, worker_slot
+from workerproxy.main_thread import drain, listener_manager, reload, worker_slot
 from workerproxy.worker import worker
 
 
@@ -25,6 +25,15 @@ def by_state(table: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:
 
 def by_event(table: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str]]:
     return [pair for moves in table.values() for pair in moves.items()]
+
+
+def test_a_listener_ends_once_and_only_a_committed_one_is_active() -> None:
+    edges = by_state(listener_manager.TRANSITIONS)
+    assert reachable(listener_manager.OPENING, edges) == set(listener_manager.TRANSITIONS)
+    assert not listener_manager.TRANSITIONS[listener_manager.CLOSED]
+    into = [(state, event) for state, events in listener_manager.TRANSITIONS.items() for event in events
+            if events[event] == listener_manager.ACTIVE]  # fmt: skip
+    assert into == [(listener_manager.OPENING, "committed")]
 
 
 def test_a_reload_always_comes_back_to_idle() -> None:
@@ -51,6 +60,7 @@ def test_a_drain_ends_and_never_begins_again() -> None:
 
 
 def test_a_second_signal_while_draining_stops() -> None:
+    assert drain.TRANSITIONS[drain.GRACE]["asked"] == drain.STOPPING
     assert drain.TRANSITIONS[drain.DRAINING]["asked"] == drain.STOPPING
 
 

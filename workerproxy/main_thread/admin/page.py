@@ -45,9 +45,9 @@ class Response:
 OK: Final = Response("OK\n")
 
 
-def json_response(data: Any) -> Response:
+def json_response(data: Any, status: int = 200) -> Response:
     """As Envoy prints protobuf JSON: indented by one space."""
-    return Response(json.dumps(data, indent=1, ensure_ascii=False) + "\n", content_type=JSON)
+    return Response(json.dumps(data, indent=1, ensure_ascii=False) + "\n", status, content_type=JSON)
 
 
 @dataclass(frozen=True, slots=True)

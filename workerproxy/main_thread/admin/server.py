@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import h11
 
-from workerproxy.control.names import address_text
 from workerproxy.http.matchers import MatcherError, TextTest, string_test
 from workerproxy.main_thread.admin.page import Page, Request, Response, find_pages, help_text
-from workerproxy.main_thread.listener_sockets import ListenError, open_admin_socket
+from workerproxy.main_thread.listener_sockets import ListenError, listening_address, open_admin_socket
 
 if TYPE_CHECKING:
     from workerproxy.main_thread.server import Server
@@ -35,6 +34,7 @@ MAX_BODY_BYTES: Final = 64 << 10
 REQUEST_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 60.0
 WRITE_TIMEOUT_S: Final = 30.0
+CLOSE_TIMEOUT_S: Final = 2.0
 _READ: Final = 1 << 16
 
 
@@ -45,6 +45,7 @@ class AdminSocket:
     sock: socket.socket
     address: str  # as it was bound
     allowed: list[TextTest]  # empty: every path
+    configured: bytes  # the address as the configuration has it, serialized
     pipe_path: str = ""
 
     @classmethod
@@ -52,15 +53,22 @@ class AdminSocket:
         """Bind and listen; None when no address is configured. Raises ``ListenError``."""
         if not admin.HasField("address"):
             return None
-        try:
-            allowed = [string_test(matcher) for matcher in admin.allow_paths]
-        except MatcherError as error:
-            raise ListenError(f"admin.allow_paths: {error}") from None
+        allowed = _allowed(admin)
         sock, pipe_path = open_admin_socket(admin.address)
-        if pipe_path or sock.family == socket.AF_UNIX:
-            return cls(sock, address_text(admin.address), allowed, pipe_path)
-        ip, port = sock.getsockname()[:2]
-        return cls(sock, f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}", allowed)
+        return cls(sock, listening_address(sock), allowed, _address_of(admin), pipe_path)
+
+    @classmethod
+    def given(cls, sock: socket.socket, configured: bytes, pipe_path: str) -> AdminSocket:
+        """A predecessor's."""
+        return cls(sock, listening_address(sock), [], configured, pipe_path)
+
+    def serves(self, admin: Any) -> bool:
+        """Whether this is the socket that this configuration asks for."""
+        return bool(admin.HasField("address")) and _address_of(admin) == self.configured
+
+    def with_options_of(self, admin: Any) -> AdminSocket:
+        """The same socket with other options. Raises ``ListenError``."""
+        return AdminSocket(self.sock, self.address, _allowed(admin), self.configured, self.pipe_path)
 
     def close(self) -> None:
         self.sock.close()
@@ -74,25 +82,57 @@ class AdminSocket:
         return not self.allowed or any(test(target.encode()) for test in self.allowed)
 
 
+def _allowed(admin: Any) -> list[TextTest]:
+    try:
+        return [string_test(matcher) for matcher in admin.allow_paths]
+    except MatcherError as error:
+        raise ListenError(f"admin.allow_paths: {error}") from None
+
+
+def _address_of(admin: Any) -> bytes:
+    return bytes(admin.address.SerializeToString(deterministic=True))
+
+
 class AdminServer:
     """Serves the pages of one ``Server``."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._pages = find_pages()
-        self._socket: AdminSocket
+        self._socket: AdminSocket | None = None
         self._listening: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._answering: set[asyncio.Future[None]] = set()
 
-    async def start(self, admin_socket: AdminSocket) -> None:
+    async def listen(self, admin_socket: AdminSocket) -> None:
+        """Serve this socket; the caller keeps it, and closes it in the end."""
         self._socket = admin_socket
         start = asyncio.start_unix_server if admin_socket.sock.family == socket.AF_UNIX else asyncio.start_server
-        self._listening = await start(self._connected, sock=admin_socket.sock, limit=_READ)
+        self._listening = await start(self._connected, sock=admin_socket.sock.dup(), limit=_READ)
         _log.info("admin address: %s", admin_socket.address)
 
-    async def close(self) -> None:
+    async def move(self, old: AdminSocket | None, new: AdminSocket | None) -> None:
+        """Listen on another socket, or with other options; requests under way are answered."""
+        if old is not None and new is not None and old.sock is new.sock:
+            self._socket = new
+            return
+        await self.stop_listening()
+        self._socket = new or self._socket  # what is still connected may see what it was allowed to see
+        if new is not None:
+            await self.listen(new)
+        if old is not None:
+            old.close()
+
+    async def stop_listening(self) -> None:
         if self._listening is not None:
             self._listening.close()
+            self._listening = None
+
+    async def close(self) -> None:
+        """What is being answered is answered, within ``CLOSE_TIMEOUT_S``; idle connections are closed."""
+        await self.stop_listening()
+        if self._answering:
+            await asyncio.wait(set(self._answering), timeout=CLOSE_TIMEOUT_S)
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -113,10 +153,17 @@ class AdminServer:
             self._connections.discard(task)
             writer.close()
 
+    def begin_answer(self) -> asyncio.Future[None]:
+        """A request has come; the caller resolves the future when its answer is written, or never will be."""
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._answering.add(answered)
+        answered.add_done_callback(self._answering.discard)
+        return answered
+
     async def answer(self, method: str, target: str) -> Response:
         """The response to one request. Never raises: a page that fails is a 500."""
         request = Request.of(method, target)
-        if not self._socket.allows(target):
+        if self._socket is None or not self._socket.allows(target):
             _log.info("Request to admin interface path %s is not allowed", target)
             return Response(f"request to path {request.path} not allowed", 403)
         page = self._pages.get(request.path)
@@ -151,8 +198,12 @@ class _Connection:
                 request = await asyncio.wait_for(self._read_request(), timeout)
                 if request is None:
                     return
-                response = await self._admin.answer(request.method.decode(), request.target.decode())
-                await self._write(response, head=request.method == b"HEAD")
+                answered = self._admin.begin_answer()
+                try:
+                    response = await self._admin.answer(request.method.decode(), request.target.decode())
+                    await self._write(response, head=request.method == b"HEAD")
+                finally:
+                    answered.set_result(None)
             except h11.RemoteProtocolError as error:
                 await self._refuse(error)
                 return

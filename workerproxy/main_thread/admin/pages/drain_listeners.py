@@ -11,14 +11,11 @@ if TYPE_CHECKING:
 
 
 async def _answer(server: Server, request: Request) -> Response:
-    try:
-        await server.drain_listeners(
-            graceful="graceful" in request.query,
-            stop="skip_exit" not in request.query,
-            inbound_only="inboundonly" in request.query,
-        )
-    except ValueError as error:
-        return Response(f"{error}\n", 400)
+    await server.operations.drain_listeners(
+        graceful="graceful" in request.query,
+        stop="skip_exit" not in request.query,
+        inbound_only="inboundonly" in request.query,
+    )
     return OK
 
 

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 async def _fail(server: Server, request: Request) -> Response:
-    await server.fail_health(True)
+    await server.operations.fail_health(True)
     return OK
 
 
 async def _ok(server: Server, request: Request) -> Response:
-    await server.fail_health(False)
+    await server.operations.fail_health(False)
     return OK
 
 

@@ -23,7 +23,7 @@ async def _answer(server: Server, request: Request) -> Response:
     except ValueError as error:
         return Response(f"error: {error}\n\n{_USAGE}{_active()}", 400)
     if level or components:
-        await server.set_log_levels(level, components)
+        await server.operations.set_log_levels(level, components)
     return Response(_active())
 
 

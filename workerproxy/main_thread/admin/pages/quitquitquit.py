@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 async def _answer(server: Server, request: Request) -> Response:
-    return Response(OK.body, afterwards=server.stop_at_once)
+    return Response(OK.body, afterwards=server.operations.stop_at_once)
 
 
 PAGE: Final = Page("/quitquitquit", "exit the server", _answer, mutates=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 async def _answer(server: Server, request: Request) -> Response:
-    await server.reopen_all_logs()
+    await server.operations.reopen_all_logs()
     return OK
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from envoy.admin.v3 import server_info_pb2
 
+from workerproxy.control.hot_restart import HOT_RESTART_VERSION
 from workerproxy.main_thread.admin.json_text import proto_json
 from workerproxy.main_thread.admin.page import Page, Request, Response, json_response
 from workerproxy.main_thread.version import PROGRAM, program_version, version_parts
@@ -28,7 +29,6 @@ _SAME_NAME: Final = (
     "service_node",
     "service_zone",
     "disable_hot_restart",
-    "restart_epoch",
     "use_dynamic_base_id",
     "base_id_path",
     "base_id",
@@ -42,10 +42,11 @@ async def _answer(server: Server, request: Request) -> Response:
     info = server_info_pb2.ServerInfo()
     info.version = program_version()
     info.state = server_info_pb2.ServerInfo.State.Value(server.state.name)
-    uptime = int(time.monotonic() - server.started_at)
-    info.uptime_current_epoch.seconds = info.uptime_all_epochs.seconds = uptime
-    info.hot_restart_version = "disabled"
-    _command_line(info.command_line_options, server.options)
+    now = time.monotonic()
+    info.uptime_current_epoch.seconds = int(now - server.started_at)
+    info.uptime_all_epochs.seconds = int(now - server.first_started_at)
+    info.hot_restart_version = "disabled" if server.options.disable_hot_restart else HOT_RESTART_VERSION
+    _command_line(info.command_line_options, server.options, len(server.supervisor.slots), server.epoch)
     active = server.configuration.active
     if active is not None:
         info.node.CopyFrom(active.bootstrap.node)
@@ -55,10 +56,11 @@ async def _answer(server: Server, request: Request) -> Response:
     return json_response(proto_json(info, defaults=True))
 
 
-def _command_line(target: Any, options: Options) -> None:
+def _command_line(target: Any, options: Options, workers: int, epoch: int) -> None:
     for name in _SAME_NAME:
         setattr(target, name, getattr(options, name))
-    target.concurrency = options.workers
+    target.concurrency = workers
+    target.restart_epoch = epoch
     target.component_log_level = ",".join(f"{name}:{level}" for name, level in options.component_log_levels)
     kind = type(target)
     target.mode = kind.Serve if options.mode == "serve" else kind.Validate
