@@ -24,7 +24,7 @@ static_resources:
   listeners:
   - name: main
     address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
-    filter_chains:
+{listener}    filter_chains:
     - filters:
       - name: envoy.filters.network.http_connection_manager
         typed_config:
@@ -41,7 +41,7 @@ static_resources:
               routes:
               - {{match: {{path: /hello}}, direct_response: {{status: 200, body: {{inline_string: "{hello}"}}}}}}
               - {{match: {{prefix: /}}, route: {{cluster: origin}}}}
-  clusters:
+{listeners}  clusters:
   - name: origin
     load_assignment:
       cluster_name: origin
@@ -62,17 +62,20 @@ class Proxy:
         origin: int = 9,
         module: str = "workerproxy",
         before: str = "",
+        listener: str = "",
+        listeners: str = "",
     ) -> None:
         """``module``: another main program; it gets the configuration file as its only argument.
 
-        ``before``: lines that stand in the file before all others.
+        ``before``: lines that stand in the file before all others; ``listener``: further lines of the listener.
         """
         self.admin = free_port()
         self._before = before
+        self._listener = listener
         self.origin = origin
         self._path = directory / "proxy.yaml"
         self.port = 0
-        self.configure()
+        self.configure(listeners=listeners)
         if module == "workerproxy":
             self.process = start_workerproxy(self._path, self.admin, *arguments, workers=workers)
         else:
@@ -80,9 +83,27 @@ class Proxy:
             self.process.wait_ready(lambda: http_get(self.admin, "/ready")[0] == 200)
         self.port = int(re.findall(r"::127\.0\.0\.1:(\d+)", self.get("/listeners"))[0])
 
-    def configure(self, *, hello: str = "hello", port: int = 0, append: str = "") -> None:
-        """Write the configuration file; a running proxy reads it at SIGHUP."""
-        text = self._before + _CONFIG.format(admin=self.admin, port=port, hello=hello, origin=self.origin) + append
+    def configure(
+        self, *, hello: str = "hello", port: int = 0, append: str = "", listeners: str = "", route: bool = True
+    ) -> None:
+        """Write the configuration file; a running proxy reads it at SIGHUP.
+
+        ``append``: at the end, which is the cluster; ``listeners``: further ones; ``route``: if the origin has one.
+        """
+        text = (
+            self._before
+            + _CONFIG.format(
+                admin=self.admin,
+                port=port,
+                hello=hello,
+                origin=self.origin,
+                listener=self._listener,
+                listeners=listeners,
+            )
+            + append
+        )
+        if not route:
+            text = text.replace("              - {match: {prefix: /}, route: {cluster: origin}}\n", "")
         self._path.write_text(text)
 
     # --- asking

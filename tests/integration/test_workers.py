@@ -87,7 +87,7 @@ def test_while_a_crashing_worker_is_throttled_the_others_serve_what_waits_on_its
             if proxy.worker_rows()[0]["state"] == "throttled":
                 break
             proxy.wait_workers(2)
-        proxy.process.wait_output("others read its sockets until then")
+        proxy.process.wait_output("its successor starts in")
         first, second = proxy.worker_rows()
         if first["state"] == "throttled":  # else its pause is over already
             assert second["sockets"] == 2
@@ -103,7 +103,7 @@ def test_without_any_worker_the_proxy_is_not_ready_and_says_so(tmp_path: Path) -
             (worker,) = proxy.workers()
             worker.kill()
             wait_until(lambda: not worker.is_running() or worker.status() == "zombie", 5.0)  # noqa: B023
-            if "others read its sockets" in proxy.process.output():
+            if "its successor starts in" in proxy.process.output():
                 break
             proxy.wait_workers(1, without={worker.pid})
         proxy.process.wait_output("its successor starts in")

@@ -141,18 +141,19 @@ class Drain:
             await self._listener_drain.stop(list(self._listeners.active.values()))
         else:
             supervisor.tell_all(self._handed_over)
-        await asyncio.gather(*(self._retire(slot) for slot in slots))
+        if self._handed_over is not None:  # first nobody accepts and hands on any more, then all leave
+            await asyncio.gather(*(self._do(slot, slot.release_all(RETIRE_TIMEOUT_S)) for slot in slots))
+        await asyncio.gather(*(self._do(slot, slot.retire(RETIRE_TIMEOUT_S)) for slot in slots))
         self.let_go.set()
         while any(slot.pid and slot.pulse.active != 0 for slot in slots):
             supervisor.changed.clear()
             await supervisor.changed.wait()
 
-    async def _retire(self, slot: WorkerSlot) -> None:
+    async def _do(self, slot: WorkerSlot, asked: Coroutine[Any, Any, None]) -> None:
+        """Wait for what a worker was asked; one that does not do it is killed."""
         pid = slot.pid
         try:
-            if self._handed_over is not None:
-                slot.release_sockets(sorted(slot.held))
-            await slot.retire(RETIRE_TIMEOUT_S)
+            await asked
         except WorkerError as error:
             _log.warning("%s", error)
             if slot.pid == pid:

@@ -245,6 +245,8 @@ class Reload:
         self._listeners.adopt(plan)
         self._admin.adopt()
         self._on_active(config, old, plan)
+        # Not one that died after it had prepared and has a successor already: that one is brought up to date anyway.
+        slots = [slot for slot in slots if slot.prepared == config.version]
         answers = await asyncio.gather(*(slot.commit(config) for slot in slots), return_exceptions=True)
         connections = streams = 0
         for slot, answer in zip(slots, answers, strict=True):

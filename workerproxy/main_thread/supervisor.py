@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("workerproxy.main")
 
 MAX_WORKERS: Final = 128  # half of the board's rows, so that all can be rolled at once
-ROWS_TIMEOUT_S: Final = 2.0
+GROUP_TIMEOUT_S: Final = 2.0  # for a worker to say that it knows among whom connections are handed
 RETIRE_TIMEOUT_S: Final = 5.0
 STOP_TIMEOUT_S: Final = 2.0  # for a worker to end after Stop; then it is killed
 
@@ -72,7 +72,7 @@ class Supervisor:
         self._affinity = affinity
         self._restarting = True
         self._rows_said = 0
-        self._group_said: list[int] = []
+        self._group_told: asyncio.Future[list[None]] | None = None  # done when all know the latest group
         self._tasks: set[asyncio.Task[None]] = set()
         self.watchdog = Watchdog(settings.store.own)
         self.on_rows: Callable[[int], None] = lambda rows: None  # further rows are to be summed up
@@ -165,23 +165,26 @@ class Supervisor:
     def share_out(self) -> None:
         """Give every listening socket a reader. Ask again whenever a worker or a bind comes or goes.
 
-        A socket is taken from a worker only when another one that serves has it: it is never without a reader.
+        Workers that serve read all sockets. One that starts has its share already, and reads it when it serves: only
+        then the others let go of it. So a socket is never without a reader while any worker serves.
         """
         binds = self._listeners.binds
-        readers = [slot for slot in self.slots if slot.pid and not slot.throttled and slot.state != DRAINING]
-        shared_out = shares(
-            [(bind.bind_id, len(bind.sockets), bind.shared) for bind in binds.values()],
-            [slot.worker_id for slot in readers],
-        )
-        for slot in readers:
-            missing = sorted(shared_out[slot.worker_id] - slot.held)
+        rows = [(bind.bind_id, len(bind.sockets), bind.shared) for bind in binds.values()]
+        there = [slot for slot in self.slots if slot.pid and not slot.throttled and slot.state != DRAINING]
+        serving = [slot for slot in there if slot.state == SERVING]
+        now = shares(rows, [slot.worker_id for slot in serving])
+        soon = shares(rows, [slot.worker_id for slot in there])
+        for slot in there:
+            wanted = now[slot.worker_id] if slot.state == SERVING else soon[slot.worker_id]
+            missing = sorted(wanted - slot.held)
             slot.give_sockets({name: self._descriptor(name) for name in missing})
-        served = {name for slot in readers if slot.state == SERVING for name in shared_out[slot.worker_id]}
-        for slot in self.everyone():
-            own = shared_out.get(slot.worker_id, set()) if slot in readers else set()
-            slot.release_sockets(sorted(name for name in slot.held - own if name in served))
+        if serving:
+            for slot in self.everyone():
+                mine = now if slot.state == SERVING else soon
+                own = mine.get(slot.worker_id, set()) if slot in there else set()
+                slot.release_sockets(sorted(slot.held - own))
         for bind in binds.values():
-            bind.steer(len(readers))
+            bind.steer(len(serving) or len(there))
         self.say_balance_group()
 
     def _descriptor(self, name: SocketName) -> int:
@@ -207,10 +210,17 @@ class Supervisor:
         if config is None or not config.exact_balance:
             return
         members = self.serving()
-        rows = [slot.row for slot in members]
-        for slot, message in balance_messages(members, self.useful()):
-            slot.tell(message)
-        self._group_said = rows
+        told = [self._ask_quietly(slot, message) for slot, message in balance_messages(members, self.useful())]
+        self._group_told = asyncio.gather(*told)
+
+    async def _ask_quietly(self, slot: WorkerSlot, message: m.Message) -> None:
+        with contextlib.suppress(WorkerError):  # it has ended, or is slow to say that it has heard
+            await slot.ask(message, GROUP_TIMEOUT_S)
+
+    async def balance_group_told(self) -> None:
+        """Return when nobody hands connections to a worker that is no longer in the group."""
+        if self._group_told is not None:
+            await self._group_told
 
     # --- death and succession
 
@@ -242,7 +252,7 @@ class Supervisor:
             slot.worker_id,
             lifetime_s,
             why,
-            f"in {pause:g} s, others read its sockets until then" if pause else "at once",
+            f"in {pause:g} s" if pause else "at once",
         )
         self.share_out()
         self._spawn(self._succeed(slot, pause))
@@ -261,20 +271,23 @@ class Supervisor:
         await asyncio.sleep(pause_s)
         if not self._restarting or slot.state != EMPTY or slot not in self.slots:
             return
+        pid = 0
         try:
+            self._start(slot)
+            pid = slot.pid
             await self._bring_up(slot)
         except OSError as error:
             _log.error("worker %d cannot be started: %s", slot.worker_id, error)
             self._spawn(self._succeed(slot, max(slot.policy.pause_after(0.0), 0.1)))
         except WorkerError as error:
-            _log.error("the successor of worker %d is of no use: %s", slot.worker_id, error)
-            slot.kill()  # its death brings the next one
+            if slot in self.slots and slot.pid == pid:
+                _log.error("the successor of worker %d is of no use: %s", slot.worker_id, error)
+                slot.kill()  # its death brings the next one
         else:
             _log.info("worker %d (pid %d) serves version %d", slot.worker_id, slot.pid, slot.version)
 
     async def _bring_up(self, slot: WorkerSlot) -> None:
-        """From an empty place to a worker that serves. Raises ``OSError``, ``WorkerError``."""
-        self._start(slot)
+        """From a process that has just been started to a worker that serves. Raises ``WorkerError``."""
         slot.throttled = False
         self.share_out()
         await self.bring_up_to_date(slot)
@@ -312,6 +325,8 @@ class Supervisor:
         added = [self._new_slot(number) for number in range(len(self.slots), workers)]
         self.slots += added
         try:
+            for slot in added:
+                self._start(slot)
             results = await asyncio.gather(*(self._bring_up(slot) for slot in added), return_exceptions=True)
             for result in results:
                 if isinstance(result, BaseException):
@@ -376,6 +391,7 @@ class Supervisor:
         _log.info("worker %d (pid %d) leaves within %g s", slot.worker_id, pid, drain.seconds)
         try:
             slot.tell(drain)
+            await self.balance_group_told()
             await slot.retire(RETIRE_TIMEOUT_S)
             while slot.pid == pid and slot.pulse.active != 0 and loop.time() < deadline:
                 self.changed.clear()

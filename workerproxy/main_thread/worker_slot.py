@@ -118,6 +118,7 @@ class WorkerSlot:
         self.balance: tuple[socket.socket, socket.socket] | None = None  # receiving and sending end; see balance_group
         self.state = EMPTY
         self.version = 0  # of the configuration it serves
+        self.prepared = 0  # the version its process has prepared last
         self.pulse = Pulse()
         self.started_count = 0
         self.lock = asyncio.Lock()  # held from a prepare to its commit or abort
@@ -159,7 +160,7 @@ class WorkerSlot:
             raise
         self._process = process
         self.started_count += 1
-        self.version = 0
+        self.version = self.prepared = 0
         self.pulse = Pulse()
         self.segment_fd = os.memfd_create(f"workerproxy-stats-{self.worker_id}", os.MFD_CLOEXEC)
         os.ftruncate(self.segment_fd, SEGMENT_BYTES)
@@ -192,6 +193,12 @@ class WorkerSlot:
             self.tell(m.ReleaseSockets([name.bind_id for name in some], [name.position for name in some]))
             self.held.difference_update(some)
 
+    async def release_all(self, timeout_s: float) -> None:
+        """Have it read no listening socket any more. Raises ``WorkerError``."""
+        names = sorted(self.held)
+        self.held.clear()
+        await self.ask(m.ReleaseSockets([name.bind_id for name in names], [name.position for name in names]), timeout_s)
+
     async def prepare(self, config: ConfigVersion) -> None:
         """Have a configuration built. Raises ``WorkerRefusedError``, or ``WorkerError`` when there is no answer."""
         hosts = {name: list(addresses) for name, addresses in self._settings.dns_hosts().items()}
@@ -202,6 +209,7 @@ class WorkerSlot:
         if isinstance(answer, m.Refused):
             raise WorkerRefusedError(f"worker {self.worker_id}: {answer.why}")
         self._prepared_hosts = hosts
+        self.prepared = config.version
         self._move(PREPARING)
 
     async def commit(self, config: ConfigVersion) -> m.Committed:
