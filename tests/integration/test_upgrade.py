@@ -130,6 +130,22 @@ def test_a_restarted_successor_of_a_killed_worker_reads_the_same_sockets(tmp_pat
             assert client.received.endswith(b"hello")
 
 
+def test_a_stop_after_an_upgrade_waits_for_what_the_older_program_still_has(tmp_path: Path) -> None:
+    with Origin() as origin, Proxy(tmp_path, "--drain-time-s", "20", origin=origin.port) as proxy:
+        origin.play([Answer([Pause(3.0), Send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow")])])
+        with RawClient(proxy.port, timeout_s=15.0) as slow:
+            slow.send(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+            origin.wait_requests(1)
+            assert http_post(proxy.admin, "/upgrade", timeout_s=30.0)[0] == 200
+            last = main_pid(proxy)
+            proxy.process.signal(signal.SIGTERM)
+            proxy.process.wait_output("to finish", timeout_s=10.0)
+            assert psutil.pid_exists(last)
+            assert slow.read_response()
+            assert slow.received.endswith(b"slow")
+        assert proxy.process.wait(10.0) == 0
+
+
 class Epoch(Process):
     """A program of a hot restart, as a wrapper starts it."""
 

@@ -6,11 +6,14 @@ ignore new handshakes (``refuse_new``); those under way end within moments, are 
 closed. A client that begins in between repeats its SYN a second later, and is served by whoever listens then, or
 refused.
 
-Classic BPF programs of a few instructions, attached with ``setsockopt``; Linux only, no privilege needed.
+Classic BPF programs of a few instructions, attached with ``setsockopt``. Where the kernel takes no filter from a plain
+user, a minimum TTL that no packet from elsewhere has (``IP_MINTTL``) does the same; but a connection that is accepted
+meanwhile inherits it, and must be freed from it (``hear_again``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import socket
@@ -25,6 +28,9 @@ _SO_ATTACH_FILTER: Final = 26
 _SO_DETACH_FILTER: Final = 27
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _SO_DETACH_REUSEPORT_BPF: Final = 68
+_IP_MINTTL: Final = 21
+_IPV6_MINHOPCOUNT: Final = 73
+_HIGHEST_TTL: Final = 255
 _LD_BYTE: Final = 0x30  # BPF_LD | BPF_B | BPF_ABS
 _LD_WORD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _AND: Final = 0x54  # BPF_ALU | BPF_AND | BPF_K
@@ -44,10 +50,36 @@ _Instructions = Sequence[tuple[int, int, int, int]]
 def refuse_new(sock: socket.socket) -> None:
     """Have the kernel ignore handshakes that begin from now on; for all who share the socket. TCP only, else nothing.
 
-    Raises ``OSError`` when the kernel takes no filter.
+    Raises ``OSError`` when the kernel can do neither.
     """
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
+    try:
+        _refuse_by_filter(sock)
+    except PermissionError:
+        sock.setsockopt(*_min_ttl(sock), _HIGHEST_TTL)
+
+
+def deafens(listening: socket.socket) -> bool:
+    """Whether connections that are accepted from this socket now have to be freed with ``hear_again``."""
+    if listening.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    return listening.getsockopt(*_min_ttl(listening)) == _HIGHEST_TTL
+
+
+def hear_again(accepted: socket.socket) -> None:
+    """Free a connection from what it has inherited; what was dropped its peer sends again."""
+    with contextlib.suppress(OSError):  # it is gone already
+        accepted.setsockopt(*_min_ttl(accepted), 0)
+
+
+def _min_ttl(sock: socket.socket) -> tuple[int, int]:
+    if sock.family == socket.AF_INET6:
+        return socket.IPPROTO_IPV6, _IPV6_MINHOPCOUNT
+    return socket.IPPROTO_IP, _IP_MINTTL
+
+
+def _refuse_by_filter(sock: socket.socket) -> None:
     program = (
         (_LD_BYTE, 0, 0, _TCP_FLAGS_AT),
         (_AND, 0, 0, _SYN_AND_ACK),
@@ -61,7 +93,10 @@ def refuse_new(sock: socket.socket) -> None:
 def take_new(sock: socket.socket) -> None:
     """Take ``refuse_new`` back."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        _detach(sock, _SO_DETACH_FILTER, errno.ENOENT)
+        if deafens(sock):
+            sock.setsockopt(*_min_ttl(sock), 0)
+        with contextlib.suppress(PermissionError):  # then there is none
+            _detach(sock, _SO_DETACH_FILTER, errno.ENOENT)
 
 
 def steer_to_first(sock: socket.socket, count: int) -> None:

@@ -58,6 +58,7 @@ class Birth(Message):
     log_level: str
     component_log_levels: dict[str, str]
     log_format: str
+    log_format_given: bool  # by the command line; else the journal, where logs go there, has its own
     log_format_escaped: bool
     log_path: str  # empty: stderr
 

@@ -63,7 +63,7 @@ class Drain:
         self._grace_s = grace_s
         self._on_begin = on_begin
         self._task: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
+        self.hurried = asyncio.Event()
         self._handed_over: m.Drain | None = None
         self.let_go = asyncio.Event()  # set when no worker reads a listening socket any more
         self.stopped = asyncio.Event()
@@ -79,12 +79,12 @@ class Drain:
         """Drain and stop; asked again, stop at once."""
         if self.state in (GRACE, DRAINING, STOPPING):
             _log.warning("asked again: ending at once")
-            self._hurry.set()
+            self.hurried.set()
         self._move("asked")
         self._begin()
 
     def stop_at_once(self) -> None:
-        self._hurry.set()
+        self.hurried.set()
         self._move("at once")
         self._begin()
 
@@ -124,7 +124,7 @@ class Drain:
     async def _until_hurried(self, work: Coroutine[Any, Any, None], timeout_s: float) -> bool:
         """Wait for the work, the time, or a second signal, whichever comes first; False when it was the time."""
         task: asyncio.Future[object] = asyncio.ensure_future(work)
-        hurry: asyncio.Future[object] = asyncio.ensure_future(self._hurry.wait())
+        hurry: asyncio.Future[object] = asyncio.ensure_future(self.hurried.wait())
         done, _ = await asyncio.wait({task, hurry}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for other in (task, hurry):
             other.cancel()
@@ -138,7 +138,7 @@ class Drain:
         supervisor.share_out()  # what a worker that has just died left queued is for the others
         if self._handed_over is None:
             supervisor.tell_all(m.Drain(self._drain_time_s, False, []))
-            await self._listener_drain.stop(list(self._listeners.active.values()))
+            await self._listener_drain.stop(list(self._listeners.active.values()), ending=True)
         else:
             supervisor.tell_all(self._handed_over)
         if self._handed_over is not None:  # first nobody accepts and hands on any more, then all leave

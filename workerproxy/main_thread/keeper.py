@@ -14,13 +14,11 @@ import ctypes
 import os
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PID_BYTES: Final = 8
-_PACKAGE_PARENT: Final = str(Path(__file__).resolve().parents[2])
 MAIN_TITLE: Final = "workerproxy: main"
 FD_VARIABLE: Final = "WORKERPROXY_KEEPER_FD"  # in the environment of a program above which a keeper is, or will be
 _PASSED_ON: Final = (
@@ -108,10 +106,12 @@ def become_reaper() -> None:
 
 def become(note: ServingNote) -> NoReturn:
     """Turn this process into the keeper. Does not return."""
+    from workerproxy.main_thread.worker_process import worker_environment  # more than a keeper needs
+
     hold_signals()
     become_reaper()
     os.set_inheritable(note.fd, True)
-    environment = {**os.environ, "PYTHONPATH": _PACKAGE_PARENT}
+    environment = worker_environment(os.environ)
     os.execve(sys.executable, [sys.executable, "-m", "workerproxy.main_thread.keeper", str(note.fd)], environment)
 
 

@@ -61,19 +61,21 @@ class ListenerDrain:
         await asyncio.sleep(max(0.0, self._drain_time_s - SETTLE_S))
         self._listeners.drained(listeners)
 
-    async def stop(self, listeners: Iterable[Listener], *, restarting: bool = False) -> None:
+    async def stop(self, listeners: Iterable[Listener], *, ending: bool = False) -> None:
         """They accept what is queued, and nothing more; their connections go on. Returns when it is so.
 
-        ``restarting``: sockets that outlive this process are left as they are, for the next one.
+        ``ending``: so does this process, perhaps to be started again, and what systemd has stored it may keep. The
+        sockets of a socket unit are left as they are, since a client that waits there starts the next process.
         """
         binds = self._listeners.stop(listeners)
-        left = [bind for bind in binds if bind.of_unit or (restarting and self._stored.survives(bind))]
+        left = [bind for bind in binds if bind.of_unit]
         if left:
             self._supervisor.release_binds([bind.bind_id for bind in left])
             self._listeners.close(left)
         binds = [bind for bind in binds if bind not in left]
         if binds:
-            self._stored.forget(binds)
+            if not ending:
+                self._stored.forget(binds)
             self._listeners.refuse_new(binds)
             await asyncio.sleep(SETTLE_S)
             await self._close(binds)

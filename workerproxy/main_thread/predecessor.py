@@ -77,6 +77,7 @@ class Predecessor:
         self._board: BoardOwner | None = None
         self._store: StatsStore | None = None
         self._on_gone: Callable[[], None] = lambda: None
+        self.gone = asyncio.Event()  # it has ended
         self.inheritance: Inheritance
         self.connections = 0  # downstream, that it still has
         self.pid = 0
@@ -204,6 +205,7 @@ class Predecessor:
         for row in list(self._rows):
             self._worker_gone(row)
         self.connections = 0
+        self.gone.set()
         self._on_gone()
 
     def _worker_gone(self, row: int) -> None:

@@ -16,6 +16,7 @@ import grp
 import logging
 import os
 import pwd
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -109,6 +110,16 @@ def drop(user_spec: str) -> None:
     with contextlib.suppress(OSError):
         _prctl(_PR_SET_DUMPABLE, 1)
     _log.info("runs as user %d, group %d%s", wanted.user, wanted.group, ", may bind any port" if kept else "")
+
+
+def check_readable(user_spec: str) -> None:
+    """Whether the program and its interpreter can be read as the user that was become: workers are started with them.
+
+    Raises ``PrivilegeError``.
+    """
+    for path in (sys.executable, os.__file__, __file__):
+        if not os.access(path, os.R_OK):
+            raise PrivilegeError(f"user {user_spec!r} may not read {path}: install Python and workerproxy where it may")
 
 
 def set_umask(mode: int) -> None:

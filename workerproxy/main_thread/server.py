@@ -98,7 +98,7 @@ class Server:
         self.workers = options.workers  # to begin with; later it is ``len(supervisor.slots)``
         self.listeners = ListenerManager(self.workers)
         self.admin = AdminSockets()
-        self.notifier = Notifier(os.environ, os.getpid())
+        self.notifier = Notifier(os.environ, os.getpid(), speaks=False)
         self.stored = StoredSockets(self.notifier)
         try:
             self._inherit()
@@ -133,6 +133,7 @@ class Server:
             self.board_fd, board = self.predecessor.board()
         else:
             self.board_fd, board = memory_file("workerproxy-board", board_bytes(MAX_ROWS))
+            self.notifier.speak()
         self.stored.give(self.listeners, os.environ)
         self.board = BoardOwner(board)
         if self.predecessor is not None:
@@ -141,13 +142,18 @@ class Server:
 
     def _open(self) -> None:
         self._plan = self.listeners.plan(self._bootstrap.static_resources.listeners)
-        for bind in self.listeners.not_taken():
+        not_taken = self.listeners.not_taken()
+        self.stored.forget(not_taken)
+        for bind in not_taken:
             bind.close()
         self.stored.keep(self._plan.opened)
         if self._pid_file is not None:
             self._pid_file.take_over(self.predecessor.pid) if self.predecessor else self._pid_file.write()
         if self.options.user:
             privileges.drop(self.options.user)
+            privileges.check_readable(self.options.user)
+        else:
+            privileges.keep_from_children()
 
     def close(self) -> None:
         """Give everything back that was opened."""
@@ -242,6 +248,7 @@ class Server:
             if self._hot_restart is not None:
                 self._hot_restart.start(self)
             await self.drain.stopped.wait()
+            await self._outlive_predecessor()
             return EXIT_OK
         finally:
             if self._watch is not None:
@@ -311,6 +318,7 @@ class Server:
             _say(f"the running program does not hand over: {error}")
             return False
         _log.info("took over from pid %d", predecessor.pid)
+        self.notifier.speak()
         await self._start_admin()
         if self._hot_restart is not None:
             loop = asyncio.get_running_loop()
@@ -329,6 +337,18 @@ class Server:
         self.supervisor.say_rows()
         if wants_demo(self.options) and not demo_runs():
             self._demo = DemoOrigin(os.environ)
+
+    async def _outlive_predecessor(self) -> None:
+        """An older program may still drain; a service manager would end it with this one."""
+        if self.predecessor is None or not self.predecessor.alive:
+            return
+        _log.info("waiting for the predecessor (pid %d) to finish", self.predecessor.pid)
+        events = (self.predecessor.gone.wait(), self.drain.hurried.wait())
+        waiting = [asyncio.ensure_future(one) for one in events]
+        await asyncio.wait(waiting, timeout=self.options.drain_time_s, return_when=asyncio.FIRST_COMPLETED)
+        for one in waiting:
+            one.cancel()
+        self.predecessor.hurry(now=True)
 
     def _load(self) -> Any:
         """In a thread of its own. Raises ``ConfigErrors``."""
@@ -378,6 +398,8 @@ class Server:
         setproctitle("workerproxy: main (draining)")
         if not self.operations.handed_over:
             self.notifier.stopping("draining")
+            if self.predecessor is not None:
+                self.predecessor.hurry(now=False)
         self._listener_stats.listener_stopped += len(self.listeners.active)
 
     def status_text(self) -> str:
@@ -406,6 +428,7 @@ class Server:
             log_level=options.log_level,
             component_log_levels=levels if self.initialized else dict(options.component_log_levels),
             log_format=options.log_format,
+            log_format_given=options.log_format_given,
             log_format_escaped=options.log_format_escaped,
             log_path=options.log_path,
         )
@@ -447,6 +470,10 @@ def run(options: Options, bootstrap: Any, worker_command: Sequence[str] = WORKER
         sys.stderr.flush()
     try:
         code = uvloop.run(server.run())
+    except Exception as error:
+        _log.critical("internal error", exc_info=True)
+        _say(f"internal error: {type(error).__name__}: {error}")
+        return EXIT_FAILED
     finally:
         if demo is not None:
             demo.stop()
@@ -460,6 +487,7 @@ def _open_log(options: Options) -> ApplicationLog:
                 level=options.log_level,
                 components=dict(options.component_log_levels),
                 format=options.log_format,
+                format_given=options.log_format_given,
                 escaped=options.log_format_escaped,
                 path=options.log_path,
             )

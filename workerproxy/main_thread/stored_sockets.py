@@ -44,6 +44,8 @@ class StoredSockets:
             sockets = [one.socket for one in found]
             if any(not one.stored for one in found):
                 self._of_units.add(address)
+            else:
+                self._stored.add(address)
             listeners.give(sockets, shared=not has_reuse_port(sockets[0]))
 
     def keep(self, binds: Iterable[Bind]) -> None:
@@ -53,10 +55,6 @@ class StoredSockets:
             if self._notifier.active and not bind.of_unit and not bind.address.startswith(("/", "@")):
                 self._stored.add(bind.address)
                 self._notifier.store_fds(store_name(bind.address), [sock.fileno() for sock in bind.sockets])
-
-    def survives(self, bind: Bind) -> bool:
-        """Whether somebody has the sockets when this process is gone."""
-        return bind.of_unit or bind.address in self._stored
 
     def forget(self, binds: Iterable[Bind]) -> None:
         """These are given up for good: they are not to be kept for the next start."""

@@ -103,9 +103,9 @@ class Successor:
         server.supervisor.on_left = self._worker_left
         server.supervisor.tell_all(m.BoardRows(message.rows))
         await server.operations.let_go(message.addresses)
+        self._on_taken_over()
         self._channel.send(m.Done(), request_id)
         self.done.set_result(None)
-        self._on_taken_over()
         while not self._channel.closed:
             self._channel.send(m.OldConnections(server.supervisor.connections()))
             await asyncio.sleep(REPORT_INTERVAL_S)

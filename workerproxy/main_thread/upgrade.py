@@ -91,6 +91,7 @@ class Upgrade:
 
     def _serves(self, pid: int) -> None:
         self.successor_pid = pid
+        self._server.notifier.hand_over(pid)  # before the successor hears that it may speak
         if self._note is not None:
             keeper.hold_signals()
             signals.remove(asyncio.get_running_loop())

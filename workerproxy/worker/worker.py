@@ -180,6 +180,7 @@ class Worker:
                 level=birth.log_level,
                 components=birth.component_log_levels,
                 format=birth.log_format,
+                format_given=birth.log_format_given,
                 escaped=birth.log_format_escaped,
                 path=birth.log_path,
             )

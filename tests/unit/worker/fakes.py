@@ -149,6 +149,8 @@ class FakeSocket:
         self.options.append((level, option, value))
 
     def getsockopt(self, level: int, option: int) -> int:
+        if (level, option) == (socket.IPPROTO_IP, 21):  # IP_MINTTL: nothing has set it
+            return 0
         assert (level, option) == (socket.SOL_SOCKET, socket.SO_ERROR)
         return self.connect_result
 

@@ -30,6 +30,7 @@ BIRTH = m.Birth(
     log_level="off",
     component_log_levels={},
     log_format="%v",
+    log_format_given=False,
     log_format_escaped=False,
     log_path="",
 )

@@ -14,6 +14,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
+from workerproxy.control.listen_filter import deafens, hear_again
 from workerproxy.worker.http.connection_manager import ConnectionManager
 from workerproxy.worker.http.drain import DrainState
 from workerproxy.worker.http.settings import NO_ROUTES
@@ -174,6 +175,9 @@ class HttpListener:
             if self._share is not None:  # others may be about to leave, as this one is
                 active.on_accept = self._on_accept_unbalanced
             active.stop()
+            if deafens(active.sock):
+                for manager in self.connections:
+                    hear_again(manager.connection.sock)
             del self._sockets[key]
             active.close()
 
