@@ -13,7 +13,7 @@ JOBS ?= logical
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types imports check pytest coverage peers bench soak load fuzz docs profile clean
+.PHONY: help run test lint format types imports check pytest coverage peers bench soak load operations fuzz docs profile clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,8 +93,11 @@ fuzz: $(VENV)/.fuzz  ## coverage-guided fuzzing of the codecs (SECONDS=60)
 bench: $(VENV)/.test $(VENV)/.peers  ## CPU per request beside Envoy, nginx and HAProxy (ARGS="--rounds 5")
 	$(BIN)/python -m loadtests.compare $(ARGS)
 
-load: $(VENV)/.test  ## one locust scenario through the proxy (SCENARIO=steady, spike, large, slow, churn)
+load: $(VENV)/.test  ## one locust scenario through the proxy (SCENARIO=steady, spike, large, slow, churn, operations)
 	$(BIN)/python -m loadtests.run $(or $(SCENARIO),steady) $(ARGS)
+
+operations: $(VENV)/.test  ## kills, reloads, upgrades under locust, what failed (SCENARIO="kill roll", all without)
+	$(BIN)/python -m loadtests.operations $(SCENARIO) $(ARGS)
 
 soak: $(VENV)/.test  ## ten minutes of mixed load; fails on growth (MINUTES=10)
 	$(BIN)/python -m loadtests.soak --minutes $(or $(MINUTES),10) $(ARGS)

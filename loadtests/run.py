@@ -43,6 +43,7 @@ SCENARIOS: Final = {
     "large": LocustScenario(8, 8),
     "slow": LocustScenario(100, 50),
     "churn": LocustScenario(40, 40),
+    "operations": LocustScenario(40, 40),  # the calm before ``loadtests.operations``
 }
 
 

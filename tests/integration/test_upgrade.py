@@ -6,9 +6,11 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.integration.proxy import HELLO, Proxy
 from tests.support.client import RawClient
@@ -144,6 +146,17 @@ def test_a_stop_after_an_upgrade_waits_for_what_the_older_program_still_has(tmp_
             assert slow.read_response()
             assert slow.received.endswith(b"slow")
         assert proxy.process.wait(10.0) == 0
+
+
+@pytest.mark.parametrize("wait_s", [0.05, 0.3, 0.6, 0.8, 1.0])
+def test_a_stop_in_the_middle_of_an_upgrade_ends_all_of_it(tmp_path: Path, wait_s: float) -> None:
+    with Proxy(tmp_path, "--drain-time-s", "5") as proxy:
+        proxy.process.signal(signal.SIGUSR2)
+        proxy.process.wait_output("starts")
+        time.sleep(wait_s)  # wherever in the hand-over that is
+        proxy.process.signal(signal.SIGTERM)
+        assert proxy.process.wait(15.0) == 0
+        wait_until(lambda: not proxy.accepts(), 5.0, "the end of whoever listens")
 
 
 class Epoch(Process):

@@ -73,7 +73,12 @@ class Operations:
     # --- signals
 
     def drain_and_stop(self) -> None:
-        """SIGTERM, SIGINT, SIGQUIT. While the first configuration is not served yet there is nothing to drain."""
+        """SIGTERM, SIGINT, SIGQUIT. While the first configuration is not served yet there is nothing to drain.
+
+        In the middle of an upgrade it ends the upgrade, unless the successor has taken over already: then it is its.
+        """
+        if self._upgrade.stop_asked(handed_over=self.handed_over):
+            return
         if self._server.initialized:
             self._server.drain.ask()
         else:
@@ -196,6 +201,7 @@ class Operations:
     # --- stop and drain
 
     def stop_at_once(self) -> None:
+        self._upgrade.stop_asked(handed_over=self.handed_over)
         self._server.drain.stop_at_once()
 
     def standing(self) -> list[m.Message]:

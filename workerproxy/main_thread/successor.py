@@ -60,6 +60,10 @@ class Successor:
     def _on_closed(self, why: str) -> None:
         self._fail("it ended before it was ready")
 
+    def refuse(self, why: str) -> None:
+        """It is not to take over any more: it hears so by the end of the conversation."""
+        self._fail(why)
+
     def _fail(self, why: str) -> None:
         if not self.done.done():
             self.done.set_result(why)
@@ -99,6 +103,9 @@ class Successor:
     async def _taken_over(self, message: m.TakenOver, request_id: int) -> None:
         server = self._server
         if self.done.done():
+            return
+        if server.drain.state != "running":
+            self._fail("the running program is stopping")
             return
         server.supervisor.on_left = self._worker_left
         server.supervisor.tell_all(m.BoardRows(message.rows))

@@ -58,6 +58,7 @@ class Upgrade:
         self._lock = lock
         self._command = list(command)
         self._successor: Successor | None = None
+        self._stop_successor = False  # the signal to stop came in the moment it took over
         self._note = ServingNote.inherited()
         self._keeper_above = self._note is not None
         if self._note is None and "NOTIFY_SOCKET" not in os.environ:
@@ -89,8 +90,21 @@ class Upgrade:
             status = await _end(popen)
             return self._failed(f"{why} (exit code {status})")
 
+    def stop_asked(self, *, handed_over: bool) -> bool:
+        """This process is told to stop: no successor is wanted any more. True when it has taken over: it is told."""
+        successor = self._successor
+        if successor is None or self.successor_pid:
+            return False
+        if handed_over:
+            self._stop_successor = True
+            return True
+        successor.refuse("the running program was told to stop")
+        return False
+
     def _serves(self, pid: int) -> None:
         self.successor_pid = pid
+        if self._stop_successor:
+            os.kill(pid, signal.SIGTERM)
         self._server.notifier.hand_over(pid)  # before the successor hears that it may speak
         if self._note is not None:
             keeper.hold_signals()
