@@ -14,6 +14,8 @@ from envoy.admin.v3 import (
     memory_pb2,
     server_info_pb2,
 )
+from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401 - what /config_dump holds must be known
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2  # noqa: F401
 from google.protobuf import json_format
 
 from tests.integration.proxy import Proxy

@@ -112,7 +112,7 @@ def become(note: ServingNote) -> NoReturn:
     become_reaper()
     os.set_inheritable(note.fd, True)
     environment = worker_environment(os.environ)
-    os.execve(sys.executable, [sys.executable, "-m", "workerproxy.main_thread.keeper", str(note.fd)], environment)
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "workerproxy.main_thread.keeper", str(note.fd)], environment)
 
 
 def main(arguments: list[str]) -> int:

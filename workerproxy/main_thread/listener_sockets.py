@@ -167,10 +167,14 @@ def open_bind(listener: Any, bind_id: int, count: int, *, listen: bool = True) -
 
 
 def listening_address(sock: socket.socket) -> str:
-    """What a socket is bound to, as Envoy prints it: ``127.0.0.1:80``, ``[::1]:80``, ``/run/x.sock``, ``@abstract``."""
+    """What a socket is bound to, as Envoy prints it: ``127.0.0.1:80``, ``[::1]:80``, ``/run/x.sock``, ``@abstract``.
+
+    "" for a Unix socket without a name.
+    """
     bound = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        return f"@{bound[1:].decode(errors='replace')}" if isinstance(bound, bytes) else str(bound)
+        text = os.fsdecode(bound)
+        return f"@{text[1:]}" if text.startswith("\0") else text
     ip, port = bound[:2]
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 

@@ -30,12 +30,13 @@ from workerproxy.main_thread.configuration import Configuration, ConfigVersion
 from workerproxy.main_thread.demo import DemoOrigin, demo_runs, wants_demo, welcome
 from workerproxy.main_thread.dns import CaresResolver, DnsClusters
 from workerproxy.main_thread.drain import Drain
+from workerproxy.main_thread.figures import Figures
 from workerproxy.main_thread.hot_restart import HotRestart
 from workerproxy.main_thread.limit_gauges import LimitGauges
 from workerproxy.main_thread.listener_drain import ListenerDrain
-from workerproxy.main_thread.listener_manager import DRAINING, ListenerManager, ListenerPlan
+from workerproxy.main_thread.listener_manager import ListenerManager, ListenerPlan
 from workerproxy.main_thread.listener_sockets import ListenError
-from workerproxy.main_thread.machine import affinity, memory_file, memory_of, raise_file_limit
+from workerproxy.main_thread.machine import affinity, memory_file, raise_file_limit
 from workerproxy.main_thread.membership import Membership
 from workerproxy.main_thread.operations import Operations
 from workerproxy.main_thread.pid_file import PidFile, PidFileError
@@ -43,13 +44,12 @@ from workerproxy.main_thread.predecessor import HandOverError, Predecessor
 from workerproxy.main_thread.privileges import PrivilegeError
 from workerproxy.main_thread.reload import Reload
 from workerproxy.main_thread.server_state import ServerState
-from workerproxy.main_thread.stats import ListenerManagerStats, ServerStats
 from workerproxy.main_thread.stats_store import FLUSH_INTERVAL_S, StatsStore
 from workerproxy.main_thread.stored_sockets import StoredSockets
 from workerproxy.main_thread.supervisor import Supervisor
 from workerproxy.main_thread.systemd import InheritedSocketError, Notifier, WatchdogTimer
 from workerproxy.main_thread.upgrade import own_command
-from workerproxy.main_thread.version import program_version, version_parts
+from workerproxy.main_thread.version import program_version
 from workerproxy.main_thread.worker_process import WORKER_COMMAND
 from workerproxy.main_thread.worker_slot import SlotSettings
 
@@ -62,7 +62,6 @@ _log = logging.getLogger("workerproxy.main")
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 
-STATS_FLUSH_TIMEOUT_S: Final = 0.1  # for workers, before their statistics are read anyway
 STATUS_INTERVAL_S: Final = 2.0  # of the line that the service manager shows
 
 
@@ -107,8 +106,7 @@ class Server:
             self._tell_predecessor(str(error))
             self.close()
             raise StartError(str(error)) from None
-        self._stats = self.store.own.group("server", ServerStats)
-        self._listener_stats = self.store.own.group("listener_manager", ListenerManagerStats)
+        self.figures = Figures(self)
         self.membership = Membership(self.store.own)
 
     def __repr__(self) -> str:
@@ -202,7 +200,7 @@ class Server:
             self.configuration,
             self.listeners,
             self.board,
-            self._stats,
+            self.figures.server,
             affinity if options.cpu_affinity else (lambda worker_id: None),
         )
         if self.predecessor is not None:
@@ -303,8 +301,7 @@ class Server:
         if self.predecessor is not None and not await self._take_over(self.predecessor):
             return False
         self.initialized = True
-        self._stats.initialization_time_ms.record(int((time.monotonic() - self.started_at) * 1000))
-        self._listener_stats.workers_started = 1
+        self.figures.initialized()
         addresses = [address for one in self.listeners.active.values() for address in one.addresses]
         _log.info("all workers serve; listening on %s", ", ".join(addresses))
         self.notifier.ready(self.status_text())
@@ -368,20 +365,7 @@ class Server:
         self.limit_gauges.activate(new)
         self.supervisor.watchdog.configure(new.bootstrap)
         self.stored.keep(plan.opened)
-        stats = self._listener_stats
-        before = {name for one in (old.listeners if old else ()) if (name := one.name)}
-        added = [name for name, one in plan.listeners.items() if old is None or name not in before]
-        stats.listener_added += len(added)
-        stats.listener_create_success += len(added) * len(self.supervisor.slots)
-        stats.listener_removed += len(plan.removed)
-        if old is not None:
-            self._count_changes(old, new)
-
-    def _count_changes(self, old: ConfigVersion, new: ConfigVersion) -> None:
-        before = {one.name or id(one): one for one in old.listeners}
-        changed = sum(1 for one in new.listeners if one.name in before and before[one.name] != one)
-        self._listener_stats.listener_modified += changed
-        self._listener_stats.listener_in_place_updated += changed
+        self.figures.activated(new, old, plan)
 
     def _hosts_changed(self, cluster: str, hosts: m.Hosts) -> None:
         self.supervisor.update_hosts(cluster, hosts)
@@ -400,7 +384,7 @@ class Server:
             self.notifier.stopping("draining")
             if self.predecessor is not None:
                 self.predecessor.hurry(now=False)
-        self._listener_stats.listener_stopped += len(self.listeners.active)
+        self.figures.drain_begins()
 
     def status_text(self) -> str:
         """One line: what it serves and how it is."""
@@ -435,25 +419,7 @@ class Server:
 
     async def current_stats(self) -> StatValues:
         """Every statistic, as new as the workers can make it in a tenth of a second."""
-        supervisor = self.supervisor
-        await supervisor.ask_each(supervisor.running(), m.FlushStats(), STATS_FLUSH_TIMEOUT_S)
-        memory = memory_of([os.getpid(), *(slot.pid for slot in supervisor.running())])
-        stats = self._stats
-        stats.live = int(self.state == ServerState.LIVE)
-        stats.state = self.state
-        stats.uptime = int(time.monotonic() - self.started_at)
-        stats.concurrency = len(supervisor.slots)
-        stats.parent_connections = self.predecessor.connections if self.predecessor else 0
-        stats.total_connections = supervisor.connections() + stats.parent_connections
-        stats.memory_allocated, stats.memory_heap_size, stats.memory_physical_size = memory
-        stats.hot_restart_epoch = self.epoch
-        major, minor, patch = version_parts()
-        stats.version = major * 10_000 + minor * 100 + patch
-        stats.days_until_first_cert_expiring = 2**32 - 1  # there is no certificate
-        listeners = self._listener_stats
-        listeners.total_listeners_active = sum(one.state != DRAINING for one in self.listeners.active.values())
-        listeners.total_listeners_draining = len(self.listeners.draining)
-        return self.store.merged()
+        return await self.figures.current()
 
 
 def run(options: Options, bootstrap: Any, worker_command: Sequence[str] = WORKER_COMMAND) -> int:

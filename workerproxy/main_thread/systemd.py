@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from workerproxy.control.listen_filter import steer_to_all, take_new
+from workerproxy.main_thread.listener_sockets import listening_address
 
 _log = logging.getLogger("workerproxy.main")
 
@@ -333,16 +334,6 @@ def _adopt(fd: int, name: str) -> InheritedSocket:
 
 def _which(fd: int, name: str) -> str:
     return f"descriptor {fd} ({name!r}), which systemd passed,"
-
-
-def listening_address(sock: socket.socket) -> str:
-    """Where it is bound, in the words of ``listener_sockets``; "" for a Unix socket without a name."""
-    name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        text = os.fsdecode(name)
-        return f"@{text[1:]}" if text.startswith("\0") else text
-    ip, port = name[:2]
-    return f"[{ip}]:{port}" if sock.family == socket.AF_INET6 else f"{ip}:{port}"
 
 
 def has_reuse_port(sock: socket.socket) -> bool:

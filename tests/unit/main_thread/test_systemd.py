@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from workerproxy.control.listen_filter import refuse_new, take_new
+from workerproxy.main_thread.listener_sockets import listening_address
 from workerproxy.main_thread.systemd import (
     STORED_PREFIX,
     InheritedSocket,
@@ -30,7 +31,6 @@ from workerproxy.main_thread.systemd import (
     has_reuse_port,
     inherited_sockets,
     is_reachable,
-    listening_address,
     store_name,
     without_systemd,
 )
