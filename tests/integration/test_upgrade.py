@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -215,3 +216,39 @@ def test_two_programs_cannot_have_one_base_id_and_a_dynamic_one_is_written_down(
         assert done.returncode == 1
         assert "another program with this base id runs (see --base-id)" in done.stderr
         assert json.loads(proxy.get("/server_info"))["command_line_options"]["use_dynamic_base_id"]
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.05, 0.1, 0.2, 0.3])
+def test_a_new_program_that_is_killed_before_it_serves_takes_nothing_from_the_old_one(
+    tmp_path: Path, wait_s: float
+) -> None:
+    with Proxy(tmp_path, "--drain-time-s", "5", workers=2) as proxy:
+        first = main_pid(proxy)
+        proxy.process.signal(signal.SIGUSR2)
+        wait_until(lambda: proxy.process.output().count(") starts 2 workers") == 2, 15.0, "the new program's workers")
+        new = int(re.findall(r"upgrade: .* \(pid (\d+)\) starts", proxy.process.output())[0])
+        time.sleep(wait_s)  # wherever it is: workers come up, prepare, have the sockets
+        psutil.Process(new).kill()
+        time.sleep(0.5)  # for its orphans to notice
+        if main_pid(proxy) == new:
+            return  # it was quicker: the upgrade was over
+        assert {proxy.hello() for _ in range(20)} == {b"hello"}
+        assert main_pid(proxy) == first
+        wait_until(lambda: "everything goes on as it was" in proxy.process.output(), 10.0)
+
+
+def test_an_old_program_that_is_killed_in_the_hand_over_takes_nothing_from_the_new_one(tmp_path: Path) -> None:
+    with Proxy(tmp_path, "--drain-time-s", "5", workers=2) as proxy, RawClient(proxy.port) as kept:
+        kept.send(HELLO)
+        assert kept.read_response()
+        first = main_pid(proxy)
+        proxy.process.signal(signal.SIGUSR2)
+        proxy.process.wait_output("draining 2 workers", timeout_s=15.0)
+        psutil.Process(first).kill()
+        wait_until(lambda: http_get(proxy.admin, "/ready")[0] == 200 and main_pid(proxy) != first, 10.0)
+        new = psutil.Process(main_pid(proxy))
+        try:
+            wait_until(lambda: {proxy.hello() for _ in range(5)} == {b"hello"}, 5.0)
+        finally:
+            new.terminate()
+            psutil.wait_procs([new], timeout=10.0)

@@ -54,6 +54,23 @@ def test_a_stopped_worker_is_replaced_after_the_kill_timeout_and_its_queue_is_se
         assert proxy.stat("server.worker_0.watchdog_mega_miss") == 1
 
 
+def test_while_a_worker_hangs_the_others_serve_what_waits_for_it(tmp_path: Path) -> None:
+    with Proxy(tmp_path, workers=2, before=WATCHDOG.replace("1.5s", "0s")) as proxy:
+        hung = proxy.workers()[0]
+        hung.suspend()
+        clients = [RawClient(proxy.port, timeout_s=5.0) for _ in range(20)]
+        for client in clients:
+            client.send(HELLO)
+        for client in clients:
+            assert client.read_response()
+            client.close()
+        assert [row["sockets"] for row in proxy.worker_rows()] == [0, 2]
+        hung.resume()
+        wait_until(lambda: [row["sockets"] for row in proxy.worker_rows()] == [1, 1], 5.0, "its own socket again")
+        assert {proxy.hello() for _ in range(20)} == {b"hello"}
+        assert proxy.stat("server.worker_restarts") == 0
+
+
 def test_a_worker_that_is_busy_for_too_long_is_shown_with_its_stack(tmp_path: Path) -> None:
     with Proxy(tmp_path, module="tests.integration.hanging_worker", before=WATCHDOG) as proxy:
         with RawClient(proxy.port) as client:

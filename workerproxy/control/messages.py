@@ -46,11 +46,13 @@ class Birth(Message):
     ``fds``: its statistics segment, the limits board, a file for its stack when it is asked for it or crashes.
 
     ``row``: its row of the board, which no other living process has; ``rows``: how many rows are summed up.
+    ``provisional``: another program still serves on the same sockets, and goes on if this one fails; see ``Settled``.
     """
 
     worker_id: int
     row: int
     rows: int
+    provisional: bool
     concurrency: int
     drain_time_s: int
     drain_strategy: str  # "gradual" or "immediate"
@@ -169,6 +171,11 @@ class BalanceGroup(Message):
     """
 
     rows: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(Message):
+    """The listening sockets are this program's alone: should its main process end, nobody else reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +400,7 @@ _ROWS: Final[tuple[tuple[int, type[Message], str, str], ...]] = (
     (18, BoardRows, MAIN, "Done"),
     (19, BalanceGroup, MAIN, "Done"),
     (20, Probe, MAIN, "Done"),
+    (21, Settled, MAIN, ""),
     (33, Prepared, WORKER, ""),
     (34, Refused, WORKER, ""),
     (35, Committed, WORKER, ""),

@@ -181,6 +181,13 @@ class ListenerManager:
             if not bind.of_unit:  # the socket unit's copy would ignore them for good
                 bind.refuse_new()
 
+    def take_new(self) -> None:
+        """New handshakes are answered on every active listener, whatever another process has done to its sockets."""
+        for listener in self.active.values():
+            if listener.state == ACTIVE:
+                for bind in listener.binds:
+                    bind.take_new()
+
     def close(self, binds: Iterable[Bind]) -> None:
         """Give these up: no worker reads them any more."""
         for bind in binds:

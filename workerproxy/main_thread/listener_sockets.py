@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from workerproxy.control.listen_filter import refuse_new, steer_to_all, steer_to_first
+from workerproxy.control.listen_filter import refuse_new, steer_to_all, steer_to_first, take_new
 from workerproxy.control.names import address_text, listener_name
 
 _log = logging.getLogger("workerproxy.main")
@@ -125,6 +125,11 @@ class Bind:
                 _log.info("listener on %s: handshakes under way may be reset: %s", self.address, error.strerror)
                 break
         self._remove_pipe()
+
+    def take_new(self) -> None:
+        for sock in self.sockets:
+            with contextlib.suppress(OSError):
+                take_new(sock)
 
     def close(self) -> None:
         """Give up this process's copies, and remove a pipe's file: nobody listens there any more."""

@@ -315,6 +315,7 @@ class Server:
             _say(f"the running program does not hand over: {error}")
             return False
         _log.info("took over from pid %d", predecessor.pid)
+        self.supervisor.tell_all(m.Settled())
         self.notifier.speak()
         await self._start_admin()
         if self._hot_restart is not None:
@@ -332,6 +333,8 @@ class Server:
 
     def _predecessor_gone(self) -> None:
         self.supervisor.say_rows()
+        for delay_s in (0.0, 1.0):  # should it have been killed with its workers on the sockets: they refuse then
+            asyncio.get_running_loop().call_later(delay_s, self.listeners.take_new)
         if wants_demo(self.options) and not demo_runs():
             self._demo = DemoOrigin(os.environ)
 
@@ -405,6 +408,7 @@ class Server:
             worker_id=0,
             row=0,
             rows=0,
+            provisional=self.predecessor is not None and not self.initialized,
             concurrency=len(self.supervisor.slots),
             drain_time_s=options.drain_time_s,
             drain_strategy=options.drain_strategy,

@@ -74,7 +74,7 @@ class Supervisor:
         self._rows_said = 0
         self._group_told: asyncio.Future[list[None]] | None = None  # done when all know the latest group
         self._tasks: set[asyncio.Task[None]] = set()
-        self.watchdog = Watchdog(settings.store.own)
+        self.watchdog = Watchdog(settings.store.own, self._on_hung)
         self.on_rows: Callable[[int], None] = lambda rows: None  # further rows are to be summed up
         self.on_left: Callable[[WorkerSlot], None] = lambda slot: None  # its row is free
         self.changed = asyncio.Event()  # set at every death and every drained worker
@@ -171,17 +171,17 @@ class Supervisor:
         binds = self._listeners.binds
         rows = [(bind.bind_id, len(bind.sockets), bind.shared) for bind in binds.values()]
         there = [slot for slot in self.slots if slot.pid and not slot.throttled and slot.state != DRAINING]
-        serving = [slot for slot in there if slot.state == SERVING]
+        serving = [slot for slot in there if slot.state == SERVING and not slot.hung]
         now = shares(rows, [slot.worker_id for slot in serving])
         soon = shares(rows, [slot.worker_id for slot in there])
         for slot in there:
-            wanted = now[slot.worker_id] if slot.state == SERVING else soon[slot.worker_id]
+            wanted = (now if slot in serving else soon)[slot.worker_id] if not slot.hung else set()
             missing = sorted(wanted - slot.held)
             slot.give_sockets({name: self._descriptor(name) for name in missing})
         if serving:
             for slot in self.everyone():
-                mine = now if slot.state == SERVING else soon
-                own = mine.get(slot.worker_id, set()) if slot in there else set()
+                mine = now if slot in serving else soon
+                own = mine.get(slot.worker_id, set()) if slot in there and not slot.hung else set()
                 slot.release_sockets(sorted(slot.held - own))
         for bind in binds.values():
             bind.steer(len(serving) or len(there))
@@ -209,7 +209,7 @@ class Supervisor:
         config = self._configuration.active
         if config is None or not config.exact_balance:
             return
-        members = self.serving()
+        members = [slot for slot in self.serving() if not slot.hung]
         told = [self._ask_quietly(slot, message) for slot, message in balance_messages(members, self.useful())]
         self._group_told = asyncio.gather(*told)
 
@@ -256,6 +256,11 @@ class Supervisor:
         )
         self.share_out()
         self._spawn(self._succeed(slot, pause))
+
+    def _on_hung(self, slot: WorkerSlot, hung: bool) -> None:
+        """It does not answer, or does so again: what waits for it is for the others meanwhile."""
+        slot.hung = hung
+        self.share_out()
 
     def _give_up(self, slot: WorkerSlot) -> None:
         slot.give_up()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,7 +77,9 @@ class WatchdogSettings:
 class Watchdog:
     """Watches processes from birth to death; ``settings`` may change at any time."""
 
-    def __init__(self, stats: StatsWriter) -> None:
+    def __init__(self, stats: StatsWriter, on_hung: Callable[[WorkerSlot, bool], None]) -> None:
+        """``on_hung(slot, True)`` after ``megamiss_timeout``, with False when it answers after all."""
+        self._on_hung = on_hung
         self.settings = WatchdogSettings()
         self.main_settings = WatchdogSettings()
         self._stats = stats
@@ -153,6 +156,7 @@ class Watchdog:
             return question.result()
         self._count("watchdog_mega_miss", mine)
         asked_at = asyncio.get_running_loop().time() - settings.mega_miss_s
+        self._on_hung(slot, True)
         await self._show(slot, pid, settings)
         jitter = random.random() * settings.kill_jitter_s
         while not question.done():
@@ -170,6 +174,8 @@ class Watchdog:
                 slot.kill()
                 return None
             await _answered(question, min(INTERVAL_S, max(0.01, settings.kill_s + jitter - waited)))
+        if slot.pid == pid:
+            self._on_hung(slot, False)
         return question.result()
 
     async def _show(self, slot: WorkerSlot, pid: int, settings: WatchdogSettings) -> None:

@@ -111,6 +111,7 @@ class WorkerSlot:
         self.row = row  # of the board
         self.policy = RestartPolicy()
         self.throttled = False  # it keeps crashing; others read its sockets until it serves again
+        self.hung = False  # it does not answer; the same
         self.held: set[SocketName] = set()  # the listening sockets its process reads
         self.segment_fd = -1  # of its statistics, while there is a process
         self._stack_fd = -1  # a memory file in which its process writes its stack, when asked or when it crashes
@@ -161,6 +162,7 @@ class WorkerSlot:
         self._process = process
         self.started_count += 1
         self.version = self.prepared = 0
+        self.hung = False
         self.pulse = Pulse()
         self.segment_fd = os.memfd_create(f"workerproxy-stats-{self.worker_id}", os.MFD_CLOEXEC)
         os.ftruncate(self.segment_fd, SEGMENT_BYTES)

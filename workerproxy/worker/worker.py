@@ -56,7 +56,7 @@ STOPPED: Final = "stopped"  # terminal
 # State -> message -> next state. What is not here is an error.
 _ANY: Final = (
     *(m.ListenerSockets, m.ReleaseSockets, m.StopAccepting, m.Prepare, m.Abort, m.HostsUpdate),
-    *(m.Drain, m.EndDrain, m.BoardRows, m.BalanceGroup, m.Probe),
+    *(m.Drain, m.EndDrain, m.BoardRows, m.BalanceGroup, m.Probe, m.Settled),
     *(m.SetLogLevel, m.ReopenLogs, m.Heartbeat, m.FlushStats, m.ReportClusters),
 )
 TRANSITIONS: Final[Mapping[str, Mapping[type[m.Message], str]]] = MappingProxyType(
@@ -106,6 +106,7 @@ class Worker:
             m.BoardRows: self._board_rows,
             m.BalanceGroup: self._balance_group,
             m.Probe: self._probe,
+            m.Settled: self._settled,
             m.Stop: self._stop,
             m.FlushStats: self._flush_stats,
             m.SetLogLevel: self._set_log_level,
@@ -114,6 +115,8 @@ class Worker:
             m.ReportClusters: self._report_clusters,
         }
         self._born = False
+        self._provisional = False  # another program serves on the same sockets
+        self._told: set[tuple[int, int]] = set()  # sockets it was told to read, those it has given up since included
         self._left = False
         self._max_lag_s = 0.0
         self._last_active = -1
@@ -161,7 +164,11 @@ class Worker:
         _log.warning("the main process is gone (%s); draining for at most %d s", why, drain_time_s)
         self._state = DRAINING
         self._data_plane.start_drain(float(drain_time_s), False, ())
-        self._data_plane.refuse_new()
+        if self._provisional:  # the program that was to be followed goes on, on the same sockets
+            for bind, index in self._told:
+                self._data_plane.release_socket(bind, index)
+        else:
+            self._data_plane.refuse_new()
         self._loop.call_later(SETTLE_S, self._accept_the_last)
         self._loop.call_later(max(drain_time_s, SETTLE_S), self._leave, EXIT_OK)
 
@@ -185,6 +192,7 @@ class Worker:
                 path=birth.log_path,
             )
         )
+        self._provisional = birth.provisional
         segment_fd, board_fd, *stack_fds = birth.fds
         for fd in stack_fds:
             _tell_stack_to(fd)
@@ -209,6 +217,7 @@ class Worker:
         self._measure_lag(self._loop.time())
 
     def _listener_sockets(self, message: m.ListenerSockets) -> None:
+        self._told.update(zip(message.binds, message.indexes, strict=True))
         for bind, index, fd in zip(message.binds, message.indexes, message.fds, strict=True):
             sock = socket.socket(fileno=fd)
             if self._state == DRAINING:  # somebody else will read it
@@ -261,6 +270,9 @@ class Worker:
     def _balance_group(self, message: m.BalanceGroup) -> None:
         receiving, *sending = (socket.socket(fileno=fd) for fd in message.fds)
         self._data_plane.balance_group(message.rows, receiving, sending)
+
+    def _settled(self, _: m.Settled) -> None:
+        self._provisional = False
 
     def _probe(self, message: m.Probe) -> None:
         (fd,) = message.fds

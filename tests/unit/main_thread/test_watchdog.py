@@ -29,6 +29,7 @@ class FakeSlot:
         self.pid = 1
         self.pulse = Pulse()
         self.stacks = 0
+        self.hangs: list[bool] = []
         self.killed = asyncio.Event()
         self._delays = [0.0, *delays]  # the first answer is its birth
 
@@ -56,7 +57,7 @@ def watched(slot_of: Callable[[], FakeSlot], settings: WatchdogSettings) -> tupl
 
     async def run() -> FakeSlot:
         slot = slot_of()
-        watchdog = Watchdog(stats)
+        watchdog = Watchdog(stats, lambda slot, hung: slot.hangs.append(hung))  # type: ignore[attr-defined]
         watchdog.settings = settings
         watchdog.watch(slot)  # type: ignore[arg-type]
         (task,) = watchdog._tasks
@@ -97,6 +98,7 @@ def test_an_answer_between_the_stack_and_the_kill_saves_it() -> None:
     slot, _ = watched(lambda: FakeSlot(0.4, 0.0), WatchdogSettings(miss_s=0.05, mega_miss_s=0.1, kill_s=10.0))
     assert not slot.killed.is_set()
     assert slot.stacks == 1
+    assert slot.hangs == [True, False]
 
 
 @pytest.mark.parametrize(

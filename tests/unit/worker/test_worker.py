@@ -23,6 +23,7 @@ BIRTH = m.Birth(
     worker_id=0,
     row=1,
     rows=2,
+    provisional=False,
     concurrency=2,
     drain_time_s=1,
     drain_strategy="gradual",
