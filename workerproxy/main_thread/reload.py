@@ -186,6 +186,8 @@ class Reload:
                 await slot.lock.acquire()
             try:
                 errors = await self._prepare(slots, config, first=old is None)
+                if self._supervisor.stopping:
+                    errors.append("the process is stopping")
                 if errors or dry_run:
                     await self._abort(slots, config, dry_run=not errors)
                 else:

@@ -59,6 +59,9 @@ class Roll:
                     why = f"worker {worker_id}: {error}; the roll ends here, the old worker goes on"
                     _log.error("roll: %s", why)
                     return RollResult(False, [*lines, why])
+                if self._supervisor.stopping:
+                    self._supervisor.dismiss(new)
+                    return RollResult(False, [*lines, f"worker {worker_id}: the process is stopping"])
                 self._supervisor.take_over(new, drain)
                 lines.append(f"worker {worker_id}: pid {old_pid} -> {new.pid}")
                 _log.info("roll: worker %d is now pid %d", worker_id, new.pid)

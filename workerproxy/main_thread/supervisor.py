@@ -95,6 +95,8 @@ class Supervisor:
             self._start(slot)
 
     def _start(self, slot: WorkerSlot) -> None:
+        if self.stopping:
+            raise WorkerError("the process is stopping")
         slot.start()
         processors = self._affinity(slot.worker_id)
         if processors is not None:
@@ -104,8 +106,12 @@ class Supervisor:
         self.say_rows()
 
     def stop_restarting(self) -> None:
-        """From now on a worker that ends stays away."""
+        """From now on a worker that ends stays away, and no other one is started."""
         self._restarting = False
+
+    @property
+    def stopping(self) -> bool:
+        return not self._restarting
 
     def everyone(self) -> list[WorkerSlot]:
         return [*self.slots, *self.leaving]
