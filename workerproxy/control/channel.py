@@ -112,17 +112,20 @@ class Channel:
         on_message: Callable[[Message, int], None],
         on_close: Callable[[str], None],
         max_queued: int = MAX_QUEUED,
+        decoder: FrameDecoder | None = None,
     ) -> None:
+        """``decoder``: of whoever has read from the socket before; what it has of a frame belongs to the next one."""
         self._sock = sock
         self._loop = loop
         self._on_message = on_message
         self._on_close = on_close
-        self._decoder = FrameDecoder()
+        self._decoder = decoder or FrameDecoder()
         self._queue: deque[_Waiting] = deque()
         self._queued = 0
         self._max_queued = max_queued
         self._questions: dict[int, asyncio.Future[Message]] = {}
         self._last_id = 0
+        self._deaf = False  # the peer: nothing more can be sent to it
         self.closed = False
         sock.setblocking(False)
         loop.add_reader(sock.fileno(), self._on_readable)
@@ -133,7 +136,7 @@ class Channel:
 
     def send(self, message: Message, request_id: int = 0) -> None:
         """Send now, or as soon as the peer reads. On a closed channel nothing happens."""
-        if self.closed:
+        if self.closed or self._deaf:
             return
         waiting = _Waiting(memoryview(encode_frame(message, request_id)), message.fds)
         if not self._queue and self._write_some(waiting):
@@ -171,8 +174,9 @@ class Channel:
                 sent = self._sock.sendmsg([waiting.data], rights)
             except (BlockingIOError, InterruptedError):
                 return False
-            except OSError as error:
-                self._fail(f"the peer is gone: {error.strerror}")
+            except OSError:
+                # The peer is gone. What it has said before is read first; at its end the channel closes.
+                self._deaf = True
                 return True
             waiting.fds = []
             waiting.data = waiting.data[sent:]
@@ -185,8 +189,9 @@ class Channel:
             done = self._write_some(waiting)
             if owned and not waiting.fds:
                 _close_all(owned)
-            if self.closed:
-                return
+            if self._deaf:
+                self._forget_queue()
+                break
             self._queued -= before - len(waiting.data)
             if not done:
                 return
@@ -242,13 +247,17 @@ class Channel:
             self._loop.remove_writer(self._sock.fileno())
         self._sock.close()
         self._decoder.close()
-        for waiting in self._queue:
-            _close_all(waiting.fds)
-        self._queue.clear()
+        self._forget_queue()
         questions, self._questions = self._questions, {}
         for answer in questions.values():
             if not answer.done():
                 answer.set_exception(ChannelClosedError(why))
+
+    def _forget_queue(self) -> None:
+        for waiting in self._queue:
+            _close_all(waiting.fds)
+        self._queue.clear()
+        self._queued = 0
 
 
 def _close_all(fds: list[int]) -> None:

@@ -51,6 +51,10 @@ class Operations:
         self.health_failed = False  # POST /healthcheck/fail
         self.handed_over = False  # a successor serves
 
+    async def outlive_successor(self, hurried: asyncio.Event) -> None:
+        """One that was refused may still finish what it has accepted."""
+        await self._upgrade.wait_refused(hurried, self._server.options.drain_time_s)
+
     @property
     def passes_signals_on(self) -> bool:
         """Whether signals are no longer this process's, but its successor's."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from workerproxy.control import messages as m
-from workerproxy.control.channel import MAX_FDS, Channel, FrameDecoder, encode_frame
+from workerproxy.control.channel import MAX_FDS, Channel, ChannelClosedError, FrameDecoder, encode_frame
 from workerproxy.control.hot_restart import HOT_RESTART_VERSION
 from workerproxy.control.listen_filter import take_new
 from workerproxy.control.messages import ProtocolError
@@ -49,6 +49,10 @@ class HandOverError(Exception):
     """The predecessor cannot be asked, or refuses; the text says why."""
 
 
+class PredecessorGoneError(HandOverError):
+    """It has ended in the middle of it."""
+
+
 @dataclass(slots=True)
 class Inheritance:
     """What was handed over."""
@@ -72,6 +76,7 @@ class Predecessor:
         """``started_this``: it started this program itself, with its own command line."""
         self._sock = sock
         self.started_this = started_this
+        self._decoder = FrameDecoder()
         self._channel: Channel | None = None
         self._readers: dict[int, StatsReader] = {}  # row -> statistics of a worker that still runs
         self._rows: set[int] = set()
@@ -79,6 +84,7 @@ class Predecessor:
         self._store: StatsStore | None = None
         self._on_gone: Callable[[], None] = lambda: None
         self.gone = asyncio.Event()  # it has ended
+        self.refuses = ""  # why it does not want to be followed any more
         self.inheritance: Inheritance
         self.connections = 0  # downstream, that it still has
         self.pid = 0
@@ -99,14 +105,14 @@ class Predecessor:
         """Blocks until everything has come. Raises ``HandOverError``."""
         sock = self._sock
         sock.settimeout(HAND_OVER_TIMEOUT_S)
-        decoder = FrameDecoder()
         sockets: list[m.OldSockets] = []
         workers: list[m.OldWorker] = []
         admin: m.OldAdmin | None = None
         try:
             sock.sendall(encode_frame(m.AskHandOver(HOT_RESTART_VERSION, stats), 1))
-            while True:
-                for _, message in self._receive(decoder):
+            end: m.HandOver | None = None
+            while end is None:
+                for message in self._receive():
                     if isinstance(message, m.OldSockets):
                         sockets.append(message)
                     elif isinstance(message, m.OldWorker):
@@ -116,13 +122,14 @@ class Predecessor:
                     elif isinstance(message, m.RefusedHandOver):
                         raise HandOverError(message.why)
                     elif isinstance(message, m.HandOver):
-                        self.pid = message.pid
-                        self.inheritance = Inheritance(message, sockets, admin, workers)
-                        return self.inheritance
+                        end = message
+            self.pid = end.pid
+            self.inheritance = Inheritance(end, sockets, admin, workers)
+            return self.inheritance
         except (OSError, ProtocolError) as error:
             raise HandOverError(f"the running program does not hand over: {error}") from None
 
-    def _receive(self, decoder: FrameDecoder) -> list[tuple[int, m.Message]]:
+    def _receive(self) -> list[m.Message]:
         data, ancillary, _, _ = self._sock.recvmsg(_READ, _FD_SPACE, socket.MSG_CMSG_CLOEXEC)
         if not data:
             raise HandOverError("the running program has ended")
@@ -130,7 +137,7 @@ class Predecessor:
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-        return [(frame.request_id, frame.message) for frame in decoder.feed(data, fds.tolist())]
+        return [frame.message for frame in self._decoder.feed(data, fds.tolist())]
 
     def fail(self, why: str) -> None:
         """This program cannot serve: say so, before it ends."""
@@ -171,18 +178,23 @@ class Predecessor:
     def attach(self, loop: asyncio.AbstractEventLoop, on_gone: Callable[[], None]) -> None:
         """``on_gone()`` once, when it has ended."""
         self._on_gone = on_gone
-        self._channel = Channel(self._sock, loop, self._on_message, self._on_closed)
+        self._channel = Channel(self._sock, loop, self._on_message, self._on_closed, decoder=self._decoder)
 
     async def taken_over(self, addresses: list[str], rows: int) -> None:
-        """This program serves. Returns when the predecessor listens no more. Raises ``HandOverError``."""
+        """This program serves. Returns when the predecessor listens no more.
+
+        Raises ``PredecessorGoneError``, and ``HandOverError`` when it does not want to be followed.
+        """
         if self._channel is None:
             raise HandOverError("not attached")
         try:
             await asyncio.wait_for(self._channel.ask(m.TakenOver(addresses, rows)), TAKE_OVER_TIMEOUT_S)
         except TimeoutError:
             raise HandOverError(f"the predecessor has not let go within {TAKE_OVER_TIMEOUT_S:g} s") from None
-        except Exception as error:
-            raise HandOverError(str(error)) from None
+        except ChannelClosedError as error:
+            if self.refuses:
+                raise HandOverError(self.refuses) from None
+            raise PredecessorGoneError(str(error)) from None
 
     def say_rows(self, rows: int) -> None:
         self._send(m.NewRows(rows))
@@ -201,6 +213,8 @@ class Predecessor:
     def _on_message(self, message: m.Message, request_id: int) -> None:
         if isinstance(message, m.OldWorkerGone):
             self._worker_gone(message.row)
+        elif isinstance(message, m.RefusedHandOver):
+            self.refuses = message.why
         elif isinstance(message, m.OldConnections):
             self.connections = message.active
 

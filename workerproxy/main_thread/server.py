@@ -40,7 +40,7 @@ from workerproxy.main_thread.machine import affinity, memory_file, raise_file_li
 from workerproxy.main_thread.membership import Membership
 from workerproxy.main_thread.operations import Operations
 from workerproxy.main_thread.pid_file import PidFile, PidFileError
-from workerproxy.main_thread.predecessor import HandOverError, Predecessor
+from workerproxy.main_thread.predecessor import HandOverError, Predecessor, PredecessorGoneError
 from workerproxy.main_thread.privileges import PrivilegeError
 from workerproxy.main_thread.reload import Reload
 from workerproxy.main_thread.server_state import ServerState
@@ -247,6 +247,7 @@ class Server:
                 self._hot_restart.start(self)
             await self.drain.stopped.wait()
             await self._outlive_predecessor()
+            await self.operations.outlive_successor(self.drain.hurried)
             return EXIT_OK
         finally:
             if self._watch is not None:
@@ -311,8 +312,11 @@ class Server:
         addresses = [address for one in self.listeners.active.values() for address in one.addresses]
         try:
             await predecessor.taken_over(addresses, self.board.rows)
+        except PredecessorGoneError:
+            _log.warning("the predecessor (pid %d) ended while it handed over; going on without it", predecessor.pid)
         except HandOverError as error:
             _say(f"the running program does not hand over: {error}")
+            await self._give_back()
             return False
         _log.info("took over from pid %d", predecessor.pid)
         self.supervisor.tell_all(m.Settled())
@@ -322,6 +326,16 @@ class Server:
             loop = asyncio.get_running_loop()
             loop.call_later(self.options.parent_shutdown_time_s, lambda: predecessor.hurry(now=True))
         return True
+
+    async def _give_back(self) -> None:
+        """The predecessor goes on. What these workers have accepted meanwhile they finish."""
+        self.operations.handed_over = True
+        self.drain.handed_over(m.Drain(0.0, False, []))
+        await self.drain.let_go.wait()
+        for bind in self.listeners.binds.values():
+            bind.pipe_path = ""  # its file is the predecessor's
+        self.listeners.close_all()  # at once: what is queued there is the predecessor's, and so is its end
+        await self.drain.stopped.wait()
 
     def _cannot_start(self, why: str) -> None:
         self._tell_predecessor(why)
@@ -333,6 +347,8 @@ class Server:
 
     def _predecessor_gone(self) -> None:
         self.supervisor.say_rows()
+        if self.predecessor is None or self.predecessor.refuses:
+            return
         for delay_s in (0.0, 1.0):  # should it have been killed with its workers on the sockets: they refuse then
             asyncio.get_running_loop().call_later(delay_s, self.listeners.take_new)
         if wants_demo(self.options) and not demo_runs():

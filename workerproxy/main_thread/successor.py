@@ -61,11 +61,12 @@ class Successor:
         self._fail("it ended before it was ready")
 
     def refuse(self, why: str) -> None:
-        """It is not to take over any more: it hears so by the end of the conversation."""
+        """It is not to take over any more."""
         self._fail(why)
 
     def _fail(self, why: str) -> None:
         if not self.done.done():
+            self._channel.send(m.RefusedHandOver(why))  # should it be there: without this it would go on alone
             self.done.set_result(why)
             self._channel.close()
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("workerproxy.main")
 
 READY_TIMEOUT_S: Final = 120.0
-_END_S: Final = 5.0  # for a program that was refused to end by itself
+_END_S: Final = 5.0  # how long the answer waits for the exit code of a program that was refused
 
 # The successor starts with these blocked, and takes them when it can: a signal to the whole group must not end it.
 _BLOCKED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
@@ -58,6 +58,8 @@ class Upgrade:
         self._lock = lock
         self._command = list(command)
         self._successor: Successor | None = None
+        self._refused: subprocess.Popen[bytes] | None = None  # it finishes what it has accepted
+        self._reaping: asyncio.Future[None] | None = None
         self._stop_successor = False  # the signal to stop came in the moment it took over
         self._note = ServingNote.inherited()
         self._keeper_above = self._note is not None
@@ -85,10 +87,15 @@ class Upgrade:
             if why is None:
                 _log.info("upgrade: pid %d serves; draining", popen.pid)
                 return UpgradeResult(True, popen.pid)
-            successor.close()
             self._successor = None
-            status = await _end(popen)
-            return self._failed(f"{why} (exit code {status})")
+            if not done:
+                successor.refuse(why)
+            self._refused = popen
+            status = await _ended(popen, _END_S)
+            if status is None:  # and no longer than it may
+                patience_s = self._server.options.drain_time_s + _END_S
+                self._reaping = asyncio.ensure_future(self.wait_refused(asyncio.Event(), patience_s))
+            return self._failed(why if status is None else f"{why} (exit code {status})")
 
     def stop_asked(self, *, handed_over: bool) -> bool:
         """This process is told to stop: no successor is wanted any more. True when it has taken over: it is told."""
@@ -116,6 +123,18 @@ class Upgrade:
         _log.error("upgrade failed, everything goes on as it was: %s", why)
         return UpgradeResult(False, why=why)
 
+    async def wait_refused(self, hurried: asyncio.Event, timeout_s: float) -> None:
+        """Return when no refused program is left; it is ended when there is a hurry, or the time is over."""
+        popen = self._refused
+        if popen is None:
+            return
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while await _ended(popen, 0.05) is None:
+            if hurried.is_set() or asyncio.get_running_loop().time() > deadline:
+                popen.kill()
+                popen.wait()
+                return
+
     @property
     def passes_signals_on(self) -> bool:
         return bool(self.successor_pid) and self._note is not None
@@ -130,6 +149,8 @@ class Upgrade:
         return code
 
     def close(self) -> None:
+        if self._reaping is not None:
+            self._reaping.cancel()
         if self._successor is not None:
             self._successor.close()
 
@@ -154,12 +175,9 @@ def _start(command: Sequence[str], control: socket.socket, note: ServingNote | N
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-async def _end(popen: subprocess.Popen[bytes]) -> int:
-    """Wait for a program that will not serve, and kill it when it does not end."""
-    deadline = asyncio.get_running_loop().time() + _END_S
+async def _ended(popen: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+    """The exit status of a program that was refused; None while it finishes what it has accepted."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
     while popen.poll() is None and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.05)
-    if popen.poll() is None:
-        popen.kill()
-        popen.wait()
-    return int(popen.returncode)
+    return popen.returncode
