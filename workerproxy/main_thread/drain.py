@@ -135,13 +135,14 @@ class Drain:
         supervisor = self._supervisor
         slots = supervisor.running()
         _log.info("draining %d workers for at most %g s", len(slots), self._drain_time_s)
-        supervisor.share_out()  # what a worker that has just died left queued is for the others
         if self._handed_over is None:
+            supervisor.share_out()  # what a worker that has just died left queued is for the others
             supervisor.tell_all(m.Drain(self._drain_time_s, False, []))
             await self._listener_drain.stop(list(self._listeners.active.values()), ending=True)
         else:
+            supervisor.give_sockets_away()
             supervisor.tell_all(self._handed_over)
-        if self._handed_over is not None:  # first nobody accepts and hands on any more, then all leave
+            # First nobody accepts and hands on any more, then all leave.
             await asyncio.gather(*(self._do(slot, slot.release_all(RETIRE_TIMEOUT_S)) for slot in slots))
         await asyncio.gather(*(self._do(slot, slot.retire(RETIRE_TIMEOUT_S)) for slot in slots))
         self.let_go.set()

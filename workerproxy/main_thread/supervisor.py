@@ -72,6 +72,7 @@ class Supervisor:
         self._affinity = affinity
         self._restarting = True
         self._rows_said = 0
+        self._given_away = False  # another program reads the sockets
         self._group_told: asyncio.Future[list[None]] | None = None  # done when all know the latest group
         self._tasks: set[asyncio.Task[None]] = set()
         self.watchdog = Watchdog(settings.store.own, self._on_hung)
@@ -174,6 +175,8 @@ class Supervisor:
         Workers that serve read all sockets. One that starts has its share already, and reads it when it serves: only
         then the others let go of it. So a socket is never without a reader while any worker serves.
         """
+        if self._given_away:
+            return
         binds = self._listeners.binds
         rows = [(bind.bind_id, len(bind.sockets), bind.shared) for bind in binds.values()]
         there = [slot for slot in self.slots if slot.pid and not slot.throttled and slot.state != DRAINING]
@@ -192,6 +195,10 @@ class Supervisor:
         for bind in binds.values():
             bind.steer(len(serving) or len(there))
         self.say_balance_group()
+
+    def give_sockets_away(self) -> None:
+        """Another program reads all of them: no worker gets any from now on, whatever it was doing."""
+        self._given_away = True
 
     def _descriptor(self, name: SocketName) -> int:
         return self._listeners.binds[name.bind_id].sockets[name.position].fileno()
