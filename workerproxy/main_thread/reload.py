@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from workerproxy.config.errors import ConfigErrors
 from workerproxy.control import messages as m
 from workerproxy.main_thread.configuration import Configuration, ConfigVersion, RefusedConfig
+from workerproxy.main_thread.listener_manager import ACTIVE
 from workerproxy.main_thread.listener_sockets import ListenError
 from workerproxy.main_thread.live_change import compare
 from workerproxy.main_thread.worker_slot import (
@@ -76,6 +77,14 @@ class ReloadResult:
     errors: list[str] = field(default_factory=list)
     drains: list[str] = field(default_factory=list)
     dry_run: bool = False
+
+
+class _NotPossibleError(Exception):
+    """An address or a number that the configuration needs cannot be had."""
+
+    def __init__(self, errors: list[str]) -> None:
+        super().__init__(*errors)
+        self.errors = errors
 
 
 class Reload:
@@ -142,8 +151,8 @@ class Reload:
             except Exception as error:
                 _log.exception("reload failed in state %s", self.state)
                 self.state = IDLE
-                errors_ = [f"internal error: {type(error).__name__}: {error}"]
-                return self._refused(errors_, bootstrap, 0, dry_run=dry_run)
+                why = f"internal error: {type(error).__name__}: {error}"
+                return self._refused([why], bootstrap, 0, dry_run=dry_run)
 
     async def apply_first(self, bootstrap: Any, plan: ListenerPlan) -> ReloadResult:
         """The configuration the process was started with; its listeners are bound already."""
@@ -154,50 +163,19 @@ class Reload:
     async def _apply(self, bootstrap: Any, *, plan: ListenerPlan | None = None, dry_run: bool = False) -> ReloadResult:
         old = self._configuration.active
         changes = [] if old is None else compare(old.bootstrap, bootstrap)
-        if any(listener.state != "active" for listener in self._listeners.active.values()):
-            return self._invalid(["listeners are stopped or draining; nothing new can be served"], bootstrap)
-        errors: list[str] = []
         try:
-            plan = plan or self._listeners.plan(bootstrap.static_resources.listeners, trial=dry_run)
-        except ListenError as error:
-            errors += str(error).splitlines()
-        if old is not None:
-            try:
-                self._admin.plan(bootstrap)
-            except ListenError as error:
-                errors += str(error).splitlines()
-        if plan is None or errors:
-            self._undo(plan)
-            return self._invalid(errors, bootstrap, dry_run=dry_run)
+            plan, config = self._bind(bootstrap, plan, dry_run=dry_run)
+        except _NotPossibleError as error:
+            return self._invalid(error.errors, bootstrap, dry_run=dry_run)
+        self._move("valid")
         try:
-            config = self._configuration.new_version(bootstrap, plan.binds)
-        except ValueError as error:
-            self._undo(plan)
-            return self._invalid([str(error)], bootstrap, dry_run=dry_run)
-        decided = False
-        try:
-            self._move("valid")
             await self._dns.prepare(config.clusters)
             self._move("resolved")
             if not dry_run:
                 self._supervisor.share_out()
-            slots = [slot for slot in self._supervisor.slots if slot.pid and not slot.lock.locked()]
-            for slot in slots:
-                await slot.lock.acquire()
-            try:
-                errors = await self._prepare(slots, config, first=old is None)
-                if self._supervisor.stopping:
-                    errors.append("the process is stopping")
-                if errors or dry_run:
-                    await self._abort(slots, config, dry_run=not errors)
-                else:
-                    decided = True
-                    drains = await self._commit(slots, config, old, plan)
-            finally:
-                for slot in slots:
-                    slot.lock.release()
+            errors, drains = await self._in_all_workers(config, old, plan, dry_run=dry_run)
         finally:
-            if not decided:
+            if self._configuration.active is not config:
                 self._undo(plan)
         if errors:
             return self._refused(errors, bootstrap, config.version, dry_run=dry_run)
@@ -205,10 +183,56 @@ class Reload:
             _log.info("dry run: the configuration can be served: %s", "; ".join(changes) or SAME)
             return self._dry(changes, plan)
         self._supervisor.catch_up()
-        self._move("done")
         if old is not None:
             _log.info("version %d is active: %s", config.version, "; ".join(changes) or SAME)
         return ReloadResult(True, config.version, changes, drains=drains)
+
+    def _bind(self, bootstrap: Any, plan: ListenerPlan | None, *, dry_run: bool) -> tuple[ListenerPlan, ConfigVersion]:
+        """Have every address it needs; ``plan``: of a process that starts, which has them already.
+
+        Raises ``_NotPossibleError`` with everything that cannot be had; then nothing of it is left open.
+        """
+        if any(listener.state != ACTIVE for listener in self._listeners.active.values()):
+            raise _NotPossibleError(["listeners are stopped or draining; nothing new can be served"])
+        errors: list[str] = []
+        starting = plan is not None
+        try:
+            plan = plan or self._listeners.plan(bootstrap.static_resources.listeners, trial=dry_run)
+        except ListenError as error:
+            errors += str(error).splitlines()
+        try:
+            if not starting:
+                self._admin.plan(bootstrap)
+        except ListenError as error:
+            errors += str(error).splitlines()
+        try:
+            if plan is not None and not errors:
+                return plan, self._configuration.new_version(bootstrap, plan.binds)
+        except ValueError as error:
+            errors.append(str(error))
+        self._undo(plan)
+        raise _NotPossibleError(errors)
+
+    async def _in_all_workers(
+        self, config: ConfigVersion, old: ConfigVersion | None, plan: ListenerPlan, *, dry_run: bool
+    ) -> tuple[list[str], list[str]]:
+        """Prepare, then Commit or Abort: why it is refused, and what drains when it is not."""
+        slots = [slot for slot in self._supervisor.slots if slot.pid and not slot.lock.locked()]
+        for slot in slots:
+            await slot.lock.acquire()
+        try:
+            errors = await self._prepare(slots, config, first=old is None)
+            if self._supervisor.stopping:
+                errors.append("the process is stopping")
+            if errors or dry_run:
+                await self._abort(slots, config, dry_run=not errors)
+                return errors, []
+            drains = await self._commit(slots, config, old, plan)
+            self._move("done")
+            return [], drains
+        finally:
+            for slot in slots:
+                slot.lock.release()
 
     def _dry(self, changes: list[str], plan: ListenerPlan) -> ReloadResult:
         active = self._configuration.active
