@@ -173,6 +173,11 @@ class Server:
         return ServerState.LIVE if self.supervisor.serving() else ServerState.INITIALIZING
 
     @property
+    def lives_on(self) -> bool:
+        """Whether this process goes on for its successor when it has drained (``keeper``)."""
+        return hasattr(self, "operations") and self.operations.passes_signals_on
+
+    @property
     def admin_address(self) -> str:
         return self.admin.address
 
@@ -351,8 +356,6 @@ class Server:
             return
         for delay_s in (0.0, 1.0):  # should it have been killed with its workers on the sockets: they refuse then
             asyncio.get_running_loop().call_later(delay_s, self.listeners.take_new)
-        if wants_demo(self.options) and not demo_runs():
-            self._demo = DemoOrigin(os.environ)
 
     async def _outlive_predecessor(self) -> None:
         """An older program may still drain; a service manager would end it with this one."""
@@ -461,7 +464,7 @@ def run(options: Options, bootstrap: Any, worker_command: Sequence[str] = WORKER
         _say(f"internal error: {type(error).__name__}: {error}")
         return EXIT_FAILED
     finally:
-        if demo is not None:
+        if demo is not None and not server.lives_on:  # else it ends with the keeper
             demo.stop()
     return server.operations.end(code)
 
