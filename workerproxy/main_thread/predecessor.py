@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Final
 from workerproxy.control import messages as m
 from workerproxy.control.channel import MAX_FDS, Channel, ChannelClosedError, FrameDecoder, encode_frame
 from workerproxy.control.hot_restart import HOT_RESTART_VERSION
-from workerproxy.control.listen_filter import take_new
 from workerproxy.control.messages import ProtocolError
 from workerproxy.control.stats_segment import StatValues
 from workerproxy.main_thread.admin.server import AdminSocket
@@ -147,10 +146,7 @@ class Predecessor:
 
     def give_sockets(self, listeners: ListenerManager) -> None:
         for one in self.inheritance.sockets:
-            sockets = [_listening(fd) for fd in one.fds]
-            for sock in sockets:
-                take_new(sock)  # should the predecessor have begun to end
-            listeners.give(sockets, shared=one.shared, listener=one.listener)
+            listeners.give([_listening(fd) for fd in one.fds], shared=one.shared, listener=one.listener)
 
     def board(self) -> tuple[int, mmap.mmap]:
         """Descriptor and mapping of the limits board, as ``machine.memory_file`` gives them."""

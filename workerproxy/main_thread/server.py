@@ -324,6 +324,7 @@ class Server:
             await self._give_back()
             return False
         _log.info("took over from pid %d", predecessor.pid)
+        self.listeners.take_new()  # not before: a predecessor that was told to stop wants no new ones
         self.supervisor.tell_all(m.Settled())
         self.notifier.speak()
         await self._start_admin()
