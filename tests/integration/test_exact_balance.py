@@ -57,7 +57,7 @@ def test_the_balance_holds_over_the_death_of_a_worker_a_roll_and_another_number_
         clients = connect(proxy, 10)
         victim = proxy.workers()[0]
         victim.kill()
-        proxy.wait_workers(2, without={victim.pid})
+        proxy.process.wait_output("serves version 1", timeout_s=10.0)  # and is known to the other one
         clients += connect(proxy, 5)
         wait_until(lambda: counts(proxy, 2) == [5, 5], 5.0)
         proxy.post("/roll")

@@ -64,6 +64,7 @@ class Roll:
                     return RollResult(False, [*lines, f"worker {worker_id}: the process is stopping"])
                 self._supervisor.take_over(new, drain)
                 lines.append(f"worker {worker_id}: pid {old_pid} -> {new.pid}")
+                await self._supervisor.balance_group_told()
                 _log.info("roll: worker %d is now pid %d", worker_id, new.pid)
             return RollResult(True, lines)
 

@@ -310,6 +310,7 @@ class Supervisor:
         self.share_out()
         await self.bring_up_to_date(slot)
         self.share_out()
+        await self.balance_group_told()
 
     async def bring_up_to_date(self, slot: WorkerSlot) -> None:
         """Prepare and commit the active configuration, and again if another has become active. ``WorkerError``."""
