@@ -112,12 +112,21 @@ class FakeLoop:
         return False
 
     def _real_ready(self) -> tuple[list[int], list[int]]:
-        reading = [fd for fd in self.readers if fd < FIRST_FD]
-        writing = [fd for fd in self.writers if fd < FIRST_FD]
+        reading = [fd for fd in self.readers if fd < FIRST_FD and _is_open(fd)]
+        writing = [fd for fd in self.writers if fd < FIRST_FD and _is_open(fd)]
         if not reading and not writing:
             return [], []
         readable, writable, _ = select.select(reading, writing, [], 0)
         return readable, writable
+
+
+def _is_open(fd: int) -> bool:
+    """epoll forgets a descriptor that is closed; select does not bear it."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 class FakeSocket:
